@@ -1,0 +1,1 @@
+"""Bill in Solvimon what Metronome meters."""
