@@ -1,0 +1,53 @@
+# Everything here makes what it needs: a fresh machine wants python3 (3.11 to 3.14, with venv) and make, nothing else.
+
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$name && break; \
+	done)
+BIN := .venv/bin
+# Exists once the environment is complete, and is as old as what it was made from.
+READY := .venv/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev test lint format types lock clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+demo: $(READY) ## A month of real usage from Metronome into Solvimon, on this machine alone
+	@$(BIN)/metronome-pipeline demo
+
+dev: $(READY) ## The same services with Dagster's UI, until Ctrl-C
+	@$(BIN)/metronome-pipeline dev
+
+test: $(READY) ## Run the tests
+	@$(BIN)/python -m pytest -n 2
+
+lint: $(READY) ## Check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(READY) ## Put the code into its format
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+types: $(READY) ## Check types
+	@$(BIN)/mypy
+
+# No index, no path, no hash: the versions alone, for every system and every Python that pyproject.toml allows.
+lock: $(READY) ## Pin the newest versions that pyproject.toml allows
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --upgrade --quiet \
+		--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock
+
+# The embedded Postgres in .metronome_pipeline holds a ledger: it is never cleaned away.
+clean: ## Remove the environment and all caches, never data
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	@find metronome_pipeline metronome_pipeline_tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 is needed and was not found: install it, or name it with make PYTHON=…" >&2; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version); this takes a minute or two, once."
+	@$(PYTHON) -m venv .venv || { echo "On Debian and Ubuntu, venv is a package of its own: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@

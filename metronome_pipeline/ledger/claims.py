@@ -1,0 +1,224 @@
+"""Claims and receipts: which events are being sent, and what became of each.
+
+Here: the statements around a delivery. A claim is committed before a request leaves and goes once the answers are written
+down, so that whatever still stands claimed while nobody holds the delivery lock may have arrived. Not here: sending
+(``deliver.py``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+
+import psycopg
+
+Connection = psycopg.Connection[Any]
+DELIVERY_LOCK = 0x6D70_0002
+
+
+@dataclass(frozen=True)
+class LedgerEvent:
+    """One row of ``ledger.events`` as it is sent. ``number`` is None for a deletion, which names the event it deletes."""
+
+    event_id: int
+    kind: Literal["usage", "correction", "deletion"]
+    reference: str
+    customer_id: str
+    metric_id: str
+    start: datetime
+    number: Decimal | None
+    properties: str | None
+    deletes: int | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Events that one run is sending. ``attempted_ago`` is set on a claim that a dead run left: these may have arrived."""
+
+    claim_id: int
+    events: tuple[LedgerEvent, ...]
+    attempted_ago: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of one event.
+
+    ``restated`` says that plan must count ``counted`` for the event from now on (None: nothing), not its own number.
+    """
+
+    event_id: int
+    outcome: Literal["delivered", "restated", "deleted", "quarantined"]
+    solvimon_id: str | None = None
+    code: str | None = None
+    field: str | None = None
+    message: str | None = None
+    restated: bool = False
+    counted: Decimal | None = None
+
+
+@dataclass(frozen=True)
+class Parking:
+    """A refusal that names a customer, meter or property: every waiting event of it goes to quarantine at once."""
+
+    subject: Literal["customer", "meter", "property"]
+    like: LedgerEvent
+    code: str | None
+    field: str | None
+    message: str | None
+
+    def concerns(self, event: LedgerEvent) -> bool:
+        """Whether an event shares what was refused."""
+        match self.subject:
+            case "customer":
+                return event.customer_id == self.like.customer_id
+            case "meter":
+                return event.metric_id == self.like.metric_id
+            case "property":
+                return event.metric_id == self.like.metric_id and (event.properties is None) == (
+                    self.like.properties is None
+                )
+
+
+def claim_left_behind(connection: Connection, pair_id: int, run_id: str) -> Claim | None:
+    """Takes over a claim whose run is gone: the caller holds the pair's delivery lock, so nobody else is sending."""
+    row = connection.execute(
+        "SELECT claim_id, event_ids, ledger.moment() - claimed_at FROM ledger.claims WHERE pair_id = %s "
+        "ORDER BY claim_id LIMIT 1",
+        [pair_id],
+    ).fetchone()
+    if row is None:
+        return None
+    claim_id, event_ids, ago = row
+    connection.execute("UPDATE ledger.claims SET run_id = %s WHERE claim_id = %s", [run_id, claim_id])
+    rows = connection.execute(f"{_EVENTS} WHERE e.event_id = ANY (%s) AND o.state = 'planned' ORDER BY e.event_id", [event_ids])
+    return Claim(claim_id, tuple(LedgerEvent(*row) for row in rows), ago)
+
+
+def claim_next(connection: Connection, pair_id: int, run_id: str, limit: int) -> Claim | None:
+    """Claims up to ``limit`` events that may leave now: a successor waits until the deletion before it has been read back."""
+    rows = connection.execute(
+        f"{_EVENTS} WHERE o.pair_id = %(pair_id)s AND o.state = 'planned' "
+        "AND NOT EXISTS (SELECT FROM ledger.claims k WHERE k.pair_id = %(pair_id)s AND e.event_id = ANY (k.event_ids)) "
+        f"AND (e.kind <> 'correction' OR NOT EXISTS ({_OPEN_DELETION})) ORDER BY e.event_id LIMIT %(limit)s",
+        {"pair_id": pair_id, "limit": limit},
+    ).fetchall()
+    if not rows:
+        return None
+    events = tuple(LedgerEvent(*row) for row in rows)
+    row = connection.execute(
+        "INSERT INTO ledger.claims (pair_id, event_ids, run_id) VALUES (%s, %s, %s) RETURNING claim_id",
+        [pair_id, [event.event_id for event in events], run_id],
+    ).fetchone()
+    assert row is not None
+    return Claim(row[0], events)
+
+
+def attempt(connection: Connection, claim: Claim) -> None:
+    """Notes that a claim left behind is being sent again, now."""
+    connection.execute("UPDATE ledger.claims SET claimed_at = ledger.moment() WHERE claim_id = %s", [claim.claim_id])
+
+
+def settle(
+    connection: Connection,
+    claim: Claim,
+    receipts: Sequence[Receipt],
+    parkings: Sequence[Parking],
+    in_doubt: Sequence[LedgerEvent],
+    *,
+    pair_id: int,
+    run_id: str,
+) -> int:
+    """Writes down what became of a claim's events and returns how many went to quarantine.
+
+    Events neither in ``receipts`` nor ``in_doubt`` had no effect at the destination: they wait as planned. The claim
+    keeps only those in doubt.
+    """
+    _append(connection, receipts, run_id)
+    ended = [receipt.event_id for receipt in receipts if receipt.outcome in ("delivered", "restated")]
+    connection.execute("DELETE FROM ledger.open_events WHERE event_id = ANY (%s)", [ended])
+    quarantined = [receipt.event_id for receipt in receipts if receipt.outcome == "quarantined"]
+    connection.execute(
+        "UPDATE ledger.open_events SET state = 'quarantined' WHERE event_id = ANY (%s)", [quarantined]
+    )
+    restated = [(receipt.event_id, receipt.counted) for receipt in receipts if receipt.restated]
+    if restated:
+        connection.cursor().executemany(
+            "INSERT INTO ledger.restatements (event_id, number) VALUES (%s, %s) "
+            "ON CONFLICT (event_id) DO UPDATE SET number = excluded.number",
+            restated,
+        )
+    remaining = [event.event_id for event in in_doubt]
+    parked = sum(_park(connection, parking, remaining, pair_id, run_id) for parking in parkings)
+    if remaining:
+        connection.execute(
+            "UPDATE ledger.claims SET event_ids = %s WHERE claim_id = %s", [remaining, claim.claim_id]
+        )
+    else:
+        connection.execute("DELETE FROM ledger.claims WHERE claim_id = %s", [claim.claim_id])
+    return len(quarantined) + parked
+
+
+def _append(connection: Connection, receipts: Sequence[Receipt], run_id: str) -> None:
+    columns = "event_id, outcome, solvimon_id, code, field, message, run_id"
+    with connection.cursor().copy(f"COPY ledger.receipts ({columns}) FROM STDIN") as copy:
+        for receipt in receipts:
+            copy.write_row(
+                (
+                    receipt.event_id,
+                    receipt.outcome,
+                    receipt.solvimon_id,
+                    receipt.code,
+                    receipt.field,
+                    receipt.message,
+                    run_id,
+                )
+            )
+
+
+def _park(connection: Connection, parking: Parking, in_doubt: list[int], pair_id: int, run_id: str) -> int:
+    shared = {
+        "customer": "e.customer_id = %(customer_id)s",
+        "meter": "e.metric_id = %(metric_id)s",
+        "property": "e.metric_id = %(metric_id)s AND (e.properties IS NULL) = (%(properties)s::text IS NULL)",
+    }[parking.subject]
+    row = connection.execute(
+        f"""
+        WITH parked AS (
+            UPDATE ledger.open_events o SET state = 'quarantined' FROM ledger.events e
+            WHERE e.event_id = o.event_id AND o.pair_id = %(pair_id)s AND o.state = 'planned'
+              AND e.kind <> 'deletion' AND {shared} AND o.event_id <> ALL (%(in_doubt)s)
+            RETURNING o.event_id
+        ), written AS (
+            INSERT INTO ledger.receipts (event_id, outcome, code, field, message, run_id)
+            SELECT event_id, 'quarantined', %(code)s, %(field)s, %(message)s, %(run_id)s FROM parked
+        )
+        SELECT count(*) FROM parked
+        """,
+        {
+            "pair_id": pair_id,
+            "customer_id": parking.like.customer_id,
+            "metric_id": parking.like.metric_id,
+            "properties": parking.like.properties,
+            "in_doubt": in_doubt,
+            "code": parking.code,
+            "field": parking.field,
+            "message": parking.message,
+            "run_id": run_id,
+        },
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+_EVENTS = """
+SELECT e.event_id, e.kind, e.reference, e.customer_id::text, e.metric_id::text, e.start_at, e.number, e.properties, e.deletes
+FROM ledger.open_events o JOIN ledger.events e USING (event_id)
+"""
+
+_OPEN_DELETION = """
+SELECT FROM ledger.events d JOIN ledger.open_events od USING (event_id)
+WHERE d.kind = 'deletion' AND d.pair_id = e.pair_id AND d.metric_id = e.metric_id AND d.customer_id = e.customer_id
+  AND d.start_at = e.start_at AND d.end_at = e.end_at AND d.slice = e.slice
+"""

@@ -1,0 +1,139 @@
+"""Doubts: events that may have arrived, and answers that say *duplicate*. Each is settled by reading Solvimon back.
+
+Here: what is looked up and how the answer is judged. Not here: when to look (``deliver.py``).
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+
+from metronome_pipeline.clock import Clock
+from metronome_pipeline.errors import ApiError, Refused, Unavailable
+from metronome_pipeline.ledger.claims import LedgerEvent, Receipt
+from metronome_pipeline.mapping.meters import property_reference
+from metronome_pipeline.solvimon.api import SolvimonApi
+from metronome_pipeline.solvimon.records import MeterData
+
+_READ_BACKS = 10
+_READ_BACK_PAUSE = 1.0
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """Looks events up at the destination."""
+
+    api: SolvimonApi
+    clock: Clock
+    request_timeout: timedelta
+
+    async def wait_out(self, attempted_ago: timedelta) -> None:
+        """Waits until a request sent so long ago can no longer be under way."""
+        left = (self.request_timeout - attempted_ago).total_seconds()
+        if left > 0:
+            await self.clock.sleep(left)
+
+    async def copies(self, reference: str) -> list[MeterData]:
+        """Everything stored under a reference: the original, duplicates, deleted ones."""
+        return [data async for page in self.api.events(reference=reference) for data in page]
+
+    async def look_up(self, event: LedgerEvent) -> Receipt | None:
+        """The receipt of an event that has arrived; None for one that has not."""
+        copies = await self.copies(event.reference)
+        originals = [copy for copy in copies if not copy.is_duplicate]
+        if not originals:
+            return None
+        live = [copy for copy in originals if not copy.deleted]
+        await self._delete_extra(live)
+        return judge(event, live[0] if live else originals[0])
+
+    async def judge_duplicate(self, event: LedgerEvent, echo: MeterData) -> Receipt:
+        """What a *duplicate* answer means: ours if the original equals ours, else restated as what the original is."""
+        copies = await self.copies(event.reference)
+        originals = [copy for copy in copies if not copy.is_duplicate]
+        named = [copy for copy in originals if copy.id == echo.duplicate_of]
+        live = [copy for copy in originals if not copy.deleted]
+        if not originals:
+            return Receipt(
+                event.event_id,
+                "quarantined",
+                message="Solvimon says duplicate, but shows no original under this reference.",
+            )
+        return judge(event, (named or live or originals)[0])
+
+    async def keep_one_copy(self, event: LedgerEvent, echo: MeterData) -> Receipt:
+        """After a second send where nothing ignores duplicates: keeps one live copy and deletes the others by id."""
+        copies = await self.copies(event.reference)
+        live = [copy for copy in copies if not copy.deleted and not copy.is_duplicate]
+        await self._delete_extra(live)
+        return judge(event, live[0]) if live else sent(event, echo)
+
+    async def _delete_extra(self, live: list[MeterData]) -> None:
+        for extra in live[1:]:
+            await self.api.delete_event_by_id(extra.id)
+
+    async def delete(self, deletion: LedgerEvent) -> ApiError | None:
+        """Deletes by reference and returns once Solvimon shows it deleted; the refusal, if it refuses."""
+        try:
+            await self.api.delete_event(deletion.reference)
+        except Refused as error:
+            if await self._is_gone(deletion.reference):
+                return None
+            return error
+        for _ in range(_READ_BACKS):
+            if await self._is_gone(deletion.reference):
+                return None
+            await self.clock.sleep(_READ_BACK_PAUSE)
+        raise Unavailable(
+            f"Solvimon took the deletion of event {deletion.reference} but still shows it as live. The next run asks again.",
+            system="Solvimon",
+            endpoint="POST /v1/events/delete",
+        )
+
+    async def _is_gone(self, reference: str) -> bool:
+        copies = await self.copies(reference)
+        return all(copy.deleted or copy.is_duplicate for copy in copies)
+
+
+def sent(event: LedgerEvent, echo: MeterData) -> Receipt:
+    """The receipt of an event that Solvimon echoed as stored."""
+    return Receipt(event.event_id, "delivered", solvimon_id=echo.id)
+
+
+def judge(event: LedgerEvent, original: MeterData) -> Receipt:
+    """What the event stored under our reference means for us.
+
+    Equal in customer, meter, time, properties and number: delivered. Another number in the same slot: that number is what
+    is counted. Deleted, or of another slot: nothing is counted for ours. The difference is planned under the next revision.
+    """
+    if original.deleted:
+        return _restated(event, original, None, "The original under this reference was deleted in Solvimon.")
+    if _slot(event) != _slot_of(original):
+        return _restated(
+            event, original, None, "Another event stands in Solvimon under this reference, for another slot."
+        )
+    number = original.meter_values[0].quantity if original.meter_values else None
+    if number != event.number:
+        return _restated(
+            event, original, number, f"Solvimon already held {number} under this reference instead of {event.number}."
+        )
+    return Receipt(event.event_id, "delivered", solvimon_id=original.id)
+
+
+def _slot(event: LedgerEvent) -> tuple[str | None, str | None, object, dict[str | None, str | None]]:
+    group = json.loads(event.properties) if event.properties else {}
+    properties: dict[str | None, str | None] = {
+        property_reference(key): value for key, value in group.items() if value is not None
+    }
+    return event.customer_id, event.metric_id, event.start, properties
+
+
+def _slot_of(original: MeterData) -> tuple[str | None, str | None, object, dict[str | None, str | None]]:
+    properties = {given.reference: given.value for given in original.meter_properties}
+    return original.customer_reference, original.meter_reference, original.timestamp, properties
+
+
+def _restated(event: LedgerEvent, original: MeterData, counted: Decimal | None, message: str) -> Receipt:
+    return Receipt(
+        event.event_id, "restated", solvimon_id=original.id, message=message, restated=True, counted=counted
+    )

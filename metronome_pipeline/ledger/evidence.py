@@ -1,0 +1,93 @@
+"""What the ledger shows of itself: numbers by hour, and everything that waits for a person, by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from metronome_pipeline.ledger.read import Window
+from metronome_pipeline.mapping.usage import BilledMetric
+
+Connection = psycopg.Connection[Any]
+QUARANTINE_COLUMNS = ("customer", "metric", "hour", "number", "code", "field", "message", "reference")
+BRAKE_COLUMNS = ("digest", "customer", "metric", "billed", "observed")
+SHORT_COLUMNS = ("customer", "metric", "hour", "total", "grouped")
+
+
+@dataclass(frozen=True)
+class Hour:
+    """One hour: rows of usage and their customers, events in the ledger, and what this run planned of them."""
+
+    rows: int = 0
+    customers: int = 0
+    events: int = 0
+    planned: int = 0
+    corrections: int = 0
+    quarantined: int = 0
+
+
+@dataclass(frozen=True)
+class OpenMatters:
+    """What waits for a person, as rows of the columns named above."""
+
+    quarantined: Sequence[Sequence[Any]]
+    braked: Sequence[Sequence[Any]]
+    short_hours: Sequence[Sequence[Any]]
+
+
+def hours(
+    connection: Connection, pair_id: int, metrics: Sequence[BilledMetric], window: Window, run_id: str, *, grouped: bool
+) -> dict[datetime, Hour]:
+    """Numbers of each hour of a window that has any."""
+    table = "grouped_usage" if grouped else "usage"
+    rows = connection.execute(
+        f"""
+        WITH read AS (
+            SELECT start_at, count(*) AS rows, count(DISTINCT customer_id) AS customers FROM metronome.{table}
+            WHERE pair_id = %(pair_id)s AND metric_id = ANY (%(metrics)s::uuid[])
+              AND start_at >= %(start)s AND start_at < %(end)s GROUP BY start_at
+        ), sent AS (
+            SELECT start_at, count(*) AS events, count(*) FILTER (WHERE run_id = %(run_id)s) AS planned,
+                   count(*) FILTER (WHERE run_id = %(run_id)s AND kind <> 'usage') AS corrections,
+                   count(*) FILTER (WHERE o.state = 'quarantined') AS quarantined
+            FROM ledger.events e LEFT JOIN ledger.open_events o USING (event_id)
+            WHERE e.pair_id = %(pair_id)s AND e.metric_id = ANY (%(metrics)s::uuid[])
+              AND start_at >= %(start)s AND start_at < %(end)s GROUP BY start_at
+        )
+        SELECT start_at, coalesce(rows, 0), coalesce(customers, 0), coalesce(events, 0), coalesce(planned, 0),
+               coalesce(corrections, 0), coalesce(quarantined, 0)
+        FROM read FULL JOIN sent USING (start_at)
+        """,
+        {
+            "pair_id": pair_id,
+            "metrics": [metric.metric_id for metric in metrics],
+            "start": window.start,
+            "end": window.end,
+            "run_id": run_id,
+        },
+    )
+    return {start: Hour(*numbers) for start, *numbers in rows}
+
+
+def open_matters(connection: Connection, pair_id: int) -> OpenMatters:
+    """Everything of this pair that waits for a person."""
+    return OpenMatters(
+        quarantined=connection.execute(
+            "SELECT customer, metric, start_at, number, code, field, message, reference FROM ledger.quarantine_v1 "
+            "WHERE pair_id = %s ORDER BY start_at, reference",
+            [pair_id],
+        ).fetchall(),
+        braked=connection.execute(
+            "SELECT digest, customer_id, metric_id, billed, observed FROM ledger.brakes b "
+            "WHERE pair_id = %s AND released_at IS NULL AND run_id = ("
+            "SELECT run_id FROM ledger.brakes l WHERE l.pair_id = b.pair_id ORDER BY at DESC LIMIT 1) ORDER BY digest",
+            [pair_id],
+        ).fetchall(),
+        short_hours=connection.execute(
+            "SELECT customer_id, metric_id, start_at, total, grouped FROM metronome.short_groups "
+            "WHERE pair_id = %s ORDER BY start_at",
+            [pair_id],
+        ).fetchall(),
+    )

@@ -1,0 +1,332 @@
+"""Plan: compare what was observed with what is committed, and write down the events that make them equal.
+
+Here: the statements that do it, as sets, in one transaction under the pair's planning lock. Not here: reading usage
+(``read.py``) and sending events (``deliver.py``). Nothing is planned for a slot that still has an open event, and nothing
+for hours that no complete reading covers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+
+from metronome_pipeline.mapping.usage import UNGROUPED, BilledMetric
+
+Connection = psycopg.Connection[Any]
+PLANNING_LOCK = 0x6D70_0001
+
+
+@dataclass(frozen=True)
+class BrakeLimits:
+    """A net decrease is held when it is more than ``share`` of what was billed and more than ``floor`` of the metric's own unit."""
+
+    share: Decimal = Decimal("0.20")
+    floor: Decimal = Decimal(100)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a plan is about: hours ``[start, end)`` of ``metrics``, for ``customers`` (None: all that were read).
+
+    ``starts`` gives customers a later cut-over of their own. ``brake`` None lets every decrease pass.
+    """
+
+    pair_id: int
+    start: datetime
+    end: datetime
+    metrics: Sequence[BilledMetric]
+    customers: Sequence[str] | None = None
+    starts: Mapping[str, datetime] = field(default_factory=dict)
+    brake: BrakeLimits | None = BrakeLimits()
+
+
+@dataclass(frozen=True)
+class Brake:
+    """A decrease that was not planned. ``customer_id`` None: the whole window of the metric is held."""
+
+    digest: str
+    customer_id: str | None
+    metric_id: str
+    billed: Decimal
+    observed: Decimal
+
+    def __str__(self) -> str:
+        """One sentence for the person who decides."""
+        who = f"customer {self.customer_id}" if self.customer_id else "all customers"
+        return (
+            f"Held: usage of metric {self.metric_id} for {who} would fall from {self.billed} to {self.observed}. "
+            f"If that is right, let it through with `metronome-pipeline brake release {self.digest}`."
+        )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a plan wrote: events by kind (usage, correction, deletion), the hours they fall in, and what was held."""
+
+    by_kind: Mapping[str, int] = field(default_factory=dict)
+    changed_hours: frozenset[datetime] = frozenset()
+    brakes: Sequence[Brake] = ()
+
+    def __add__(self, other: "Planned") -> "Planned":
+        """Both together; the later one says what is held."""
+        kinds = self.by_kind.keys() | other.by_kind.keys()
+        return Planned(
+            {kind: self.by_kind.get(kind, 0) + other.by_kind.get(kind, 0) for kind in kinds},
+            self.changed_hours | other.changed_hours,
+            other.brakes,
+        )
+
+    @property
+    def events(self) -> int:
+        """How many events were planned."""
+        return sum(self.by_kind.values())
+
+
+def plan(connection: Connection, scope: Scope, *, run_id: str) -> Planned:
+    """Plans every difference of ``scope`` inside the caller's transaction and returns what was planned.
+
+    Takes the pair's planning lock until the transaction ends, so that two plans never see the same difference.
+    """
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, scope.pair_id])
+    _gather(connection, scope)
+    for statement in (_PROPOSE_SUMS, _PROPOSE_DELETIONS, _PROPOSE_MAXIMA):
+        connection.execute(statement, {"pair_id": scope.pair_id})
+    brakes = _brake(connection, scope, run_id) if scope.brake else []
+    rows = connection.execute(_WRITE, {"pair_id": scope.pair_id, "run_id": run_id}).fetchall()
+    connection.execute("DROP TABLE due, covered, committed, observed, proposed")
+    return Planned(
+        by_kind={kind: count for kind, count, _ in rows},
+        changed_hours=frozenset(hour for _, _, hours in rows for hour in hours),
+        brakes=brakes,
+    )
+
+
+def _gather(connection: Connection, scope: Scope) -> None:
+    parameters = {
+        "pair_id": scope.pair_id,
+        "start": scope.start,
+        "end": scope.end,
+        "customers": None if scope.customers is None else list(scope.customers),
+        "starts_of": list(scope.starts),
+        "starts": list(scope.starts.values()),
+        "metrics": [metric.metric_id for metric in scope.metrics],
+        "slicings": [metric.slicing for metric in scope.metrics],
+        "calculations": [metric.calculation for metric in scope.metrics],
+        "ungrouped": UNGROUPED,
+    }
+    for statement in (_DUE, _COVERED, _COMMITTED, _OBSERVED, _OBSERVED_GROUPS, _NEW_PROPOSALS):
+        connection.execute(statement, parameters)
+    connection.execute("ANALYZE committed, observed")
+
+
+def _brake(connection: Connection, scope: Scope, run_id: str) -> list[Brake]:
+    assert scope.brake is not None
+    parameters = {
+        "pair_id": scope.pair_id,
+        "share": scope.brake.share,
+        "floor": scope.brake.floor,
+        "start": scope.start,
+        "end": scope.end,
+        "run_id": run_id,
+    }
+    rows = connection.execute(_BRAKE, parameters).fetchall()
+    brakes = [Brake(*row) for row in rows]
+    for brake in brakes:
+        if brake.customer_id is None:
+            connection.execute("DELETE FROM proposed WHERE metric_id = %s", [brake.metric_id])
+        else:
+            connection.execute("DELETE FROM proposed WHERE customer_id = %s", [brake.customer_id])
+    return brakes
+
+
+_DUE = """
+CREATE TEMP TABLE due ON COMMIT DROP AS
+SELECT * FROM unnest(%(metrics)s::uuid[], %(slicings)s::text[], %(calculations)s::text[])
+    AS due (metric_id, slicing, calculation)
+"""
+
+# The hours of each pair that a complete reading covers, from the cut-over on.
+_COVERED = """
+CREATE TEMP TABLE covered ON COMMIT DROP AS
+SELECT c.customer_id, c.metric_id, d.slicing, d.calculation,
+       c.covered * tstzmultirange(tstzrange(greatest(%(start)s, s.start_at), greatest(%(end)s, s.start_at))) AS hours
+FROM metronome.coverage c
+JOIN due d USING (metric_id, slicing)
+LEFT JOIN unnest(%(starts_of)s::uuid[], %(starts)s::timestamptz[]) AS s (customer_id, start_at) USING (customer_id)
+WHERE c.pair_id = %(pair_id)s
+  AND (%(customers)s::uuid[] IS NULL OR c.customer_id = ANY (%(customers)s::uuid[]))
+  AND c.covered && tstzrange(%(start)s, %(end)s)
+"""
+
+# Committed: every event of the slot that is planned, sending, quarantined, held or taken.
+_COMMITTED = """
+CREATE TEMP TABLE committed ON COMMIT DROP AS
+SELECT e.customer_id, e.metric_id, e.start_at, e.end_at, e.slice, min(e.properties) AS properties,
+       sum(CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END) AS total,
+       max(CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END) AS highest,
+       max(e.revision) AS revision,
+       bool_or(o.event_id IS NOT NULL) AS open
+FROM covered c
+JOIN ledger.events e ON e.pair_id = %(pair_id)s AND e.metric_id = c.metric_id AND e.customer_id = c.customer_id
+    AND e.start_at >= %(start)s AND e.start_at < %(end)s AND c.hours @> e.start_at
+LEFT JOIN ledger.restatements s USING (event_id)
+LEFT JOIN ledger.open_events o USING (event_id)
+GROUP BY e.customer_id, e.metric_id, e.start_at, e.end_at, e.slice
+"""
+
+_OBSERVED = """
+CREATE TEMP TABLE observed ON COMMIT DROP AS
+SELECT u.customer_id, u.metric_id, u.start_at, u.end_at, 'total'::text AS slice, NULL::text AS properties, u.value
+FROM covered c
+JOIN metronome.usage u ON u.pair_id = %(pair_id)s AND u.metric_id = c.metric_id AND u.customer_id = c.customer_id
+    AND u.start_at >= %(start)s AND u.start_at < %(end)s AND c.hours @> u.start_at
+WHERE c.slicing = %(ungrouped)s
+"""
+
+# With properties, the groups of an hour are its slots. Where they fall short of the hour's total, no group is lowered and
+# the rest is a slot of its own. A maximum that exceeds its own total contradicts itself: that hour is left alone.
+_OBSERVED_GROUPS = """
+WITH grouped AS (
+    SELECT c.calculation, g.* FROM covered c
+    JOIN metronome.grouped_usage g ON g.pair_id = %(pair_id)s AND g.metric_id = c.metric_id AND g.customer_id = c.customer_id
+        AND g.start_at >= %(start)s AND g.start_at < %(end)s AND c.hours @> g.start_at
+    WHERE c.slicing <> %(ungrouped)s
+), hours AS (
+    SELECT customer_id, metric_id, start_at, end_at, calculation,
+           max(value) FILTER (WHERE slice = 'total') AS total,
+           CASE calculation WHEN 'MAX' THEN max(value) FILTER (WHERE slice <> 'total')
+                            ELSE coalesce(sum(value) FILTER (WHERE slice <> 'total'), 0) END AS grouped
+    FROM grouped GROUP BY customer_id, metric_id, start_at, end_at, calculation
+), judged AS (
+    SELECT *, CASE calculation WHEN 'MAX' THEN grouped IS NOT DISTINCT FROM total
+                               ELSE grouped = coalesce(total, 0) END AS whole,
+              calculation = 'MAX' AND grouped IS NOT NULL AND (total IS NULL OR grouped > total) AS contradicted
+    FROM hours
+), contradictions AS (
+    DELETE FROM committed c USING judged j
+    WHERE j.contradicted AND (c.customer_id, c.metric_id, c.start_at) = (j.customer_id, j.metric_id, j.start_at)
+), groups AS (
+    SELECT j.customer_id, j.metric_id, j.start_at, j.end_at, j.calculation, j.total, g.slice, g.properties, g.value, j.whole
+    FROM judged j JOIN grouped g USING (customer_id, metric_id, start_at, end_at)
+    WHERE g.slice <> 'total' AND NOT j.contradicted
+    UNION ALL
+    SELECT j.customer_id, j.metric_id, j.start_at, j.end_at, j.calculation, j.total, c.slice, c.properties, NULL, j.whole
+    FROM judged j JOIN committed c USING (customer_id, metric_id, start_at, end_at)
+    WHERE c.slice LIKE 'g%%' AND NOT j.whole AND NOT j.contradicted AND NOT EXISTS (
+        SELECT FROM grouped g WHERE (g.customer_id, g.metric_id, g.start_at, g.slice) = (c.customer_id, c.metric_id, c.start_at, c.slice))
+), slots AS (
+    SELECT g.customer_id, g.metric_id, g.start_at, g.end_at, g.calculation, g.total, g.whole, g.slice, g.properties,
+           CASE WHEN g.whole THEN g.value
+                WHEN g.calculation = 'MAX' THEN greatest(g.value, c.highest)
+                ELSE greatest(coalesce(g.value, 0), coalesce(c.total, 0)) END AS value
+    FROM groups g LEFT JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
+), rests AS (
+    SELECT j.customer_id, j.metric_id, j.start_at, j.end_at,
+           CASE j.calculation WHEN 'MAX' THEN j.total
+                ELSE coalesce(j.total, 0) - coalesce(sum(s.value), 0) END AS value
+    FROM judged j LEFT JOIN slots s USING (customer_id, metric_id, start_at, end_at)
+    WHERE NOT j.whole AND NOT j.contradicted
+    GROUP BY j.customer_id, j.metric_id, j.start_at, j.end_at, j.calculation, j.total
+)
+INSERT INTO observed
+SELECT customer_id, metric_id, start_at, end_at, slice, properties, value FROM slots WHERE value IS NOT NULL
+UNION ALL
+SELECT customer_id, metric_id, start_at, end_at, 'rest', NULL, value FROM rests WHERE value IS NOT NULL
+"""
+
+_NEW_PROPOSALS = """
+CREATE TEMP TABLE proposed (
+    customer_id uuid, metric_id uuid, start_at timestamptz, end_at timestamptz, slice text, properties text,
+    kind text, revision int, number numeric, deletes bigint, deleted_reference text
+) ON COMMIT DROP
+"""
+
+_PROPOSE_SUMS = """
+INSERT INTO proposed
+SELECT customer_id, metric_id, start_at, end_at, slice, coalesce(o.properties, c.properties),
+       CASE WHEN c.revision IS NULL THEN 'usage' ELSE 'correction' END, coalesce(c.revision + 1, 0),
+       coalesce(o.value, 0) - coalesce(c.total, 0)
+FROM observed o
+FULL JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
+JOIN due d USING (metric_id)
+WHERE d.calculation = 'SUM' AND coalesce(o.value, 0) <> coalesce(c.total, 0) AND NOT coalesce(c.open, false)
+"""
+
+# A maximum can only be taken back by deleting every live event above it.
+_PROPOSE_DELETIONS = """
+INSERT INTO proposed
+SELECT customer_id, metric_id, start_at, end_at, slice, e.properties, 'deletion', NULL, NULL, e.event_id, e.reference
+FROM committed c
+JOIN due d USING (metric_id)
+LEFT JOIN observed o USING (customer_id, metric_id, start_at, end_at, slice)
+JOIN ledger.events e USING (customer_id, metric_id, start_at, end_at, slice)
+LEFT JOIN ledger.restatements s USING (event_id)
+WHERE d.calculation = 'MAX' AND NOT c.open AND e.pair_id = %(pair_id)s AND e.kind <> 'deletion'
+  AND (s.event_id IS NULL OR s.number IS NOT NULL)
+  AND (o.value IS NULL OR CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END > o.value)
+"""
+
+_PROPOSE_MAXIMA = """
+INSERT INTO proposed
+SELECT customer_id, metric_id, start_at, end_at, slice, coalesce(o.properties, c.properties),
+       CASE WHEN c.revision IS NULL THEN 'usage' ELSE 'correction' END, coalesce(c.revision + 1, 0), o.value
+FROM observed o
+LEFT JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
+JOIN due d USING (metric_id)
+WHERE d.calculation = 'MAX' AND NOT coalesce(c.open, false) AND NOT EXISTS (
+    SELECT FROM ledger.events e LEFT JOIN ledger.restatements s USING (event_id)
+    WHERE (e.customer_id, e.metric_id, e.start_at, e.end_at, e.slice) = (o.customer_id, o.metric_id, o.start_at, o.end_at, o.slice)
+      AND e.pair_id = %(pair_id)s AND e.kind <> 'deletion'
+      AND CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END = o.value)
+"""
+
+# Net decreases by (customer, metric), then by metric. An hour of a MAX meter counts its highest slice. The digest names
+# every correction and deletion that was held; a released digest lets exactly these through.
+_BRAKE = """
+WITH slots AS (
+    SELECT customer_id, metric_id, start_at, d.calculation, o.value AS observed,
+           CASE d.calculation WHEN 'MAX' THEN c.highest ELSE c.total END AS billed
+    FROM observed o FULL JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice) JOIN due d USING (metric_id)
+), hours AS (
+    SELECT customer_id, metric_id,
+           CASE calculation WHEN 'MAX' THEN max(billed) ELSE sum(billed) END AS billed,
+           CASE calculation WHEN 'MAX' THEN max(observed) ELSE sum(observed) END AS observed
+    FROM slots GROUP BY customer_id, metric_id, start_at, calculation
+), nets AS (
+    SELECT customer_id, metric_id, coalesce(sum(billed), 0) AS billed, coalesce(sum(observed), 0) AS observed
+    FROM hours GROUP BY GROUPING SETS ((customer_id, metric_id), (metric_id))
+), braked AS (
+    SELECT n.customer_id, n.metric_id, n.billed, n.observed, (
+        SELECT encode(sha256(convert_to(concat(n.customer_id, '|', n.metric_id, E'\\n') || string_agg(concat_ws('|', p.customer_id, p.metric_id, p.start_at AT TIME ZONE 'UTC', p.slice, p.kind,
+                   p.revision, p.number, p.deletes), E'\\n' ORDER BY p.customer_id, p.metric_id, p.start_at, p.slice, p.kind, p.deletes), 'UTF8')), 'hex')
+        FROM proposed p WHERE p.kind <> 'usage' AND CASE WHEN n.customer_id IS NULL THEN p.metric_id = n.metric_id ELSE p.customer_id = n.customer_id END
+    ) AS full_digest
+    FROM nets n WHERE n.billed - n.observed > %(floor)s AND n.billed - n.observed > %(share)s * abs(n.billed)
+), written AS (
+    INSERT INTO ledger.brakes (pair_id, digest, customer_id, metric_id, from_at, to_at, billed, observed, run_id)
+    SELECT %(pair_id)s, left(full_digest, 16), customer_id, metric_id, %(start)s, %(end)s, billed, observed, %(run_id)s
+    FROM braked WHERE full_digest IS NOT NULL
+    ON CONFLICT (pair_id, digest) DO UPDATE SET run_id = excluded.run_id
+    RETURNING digest, customer_id::text, metric_id::text, billed, observed, released_at
+)
+SELECT digest, customer_id, metric_id, billed, observed FROM written WHERE released_at IS NULL
+"""
+
+_WRITE = """
+WITH written AS (
+    INSERT INTO ledger.events (pair_id, customer_id, metric_id, start_at, end_at, slice, properties, kind, revision, number,
+                               deletes, reference, planned_at, run_id)
+    SELECT %(pair_id)s, customer_id, metric_id, start_at, end_at, slice, properties, kind, revision, number, deletes,
+           coalesce(deleted_reference, ledger.event_reference(customer_id, metric_id, start_at, end_at, slice, revision)),
+           ledger.moment(), %(run_id)s
+    FROM proposed
+    ORDER BY metric_id, customer_id, start_at, kind = 'deletion' DESC
+    RETURNING event_id, kind, start_at
+), opened AS (
+    INSERT INTO ledger.open_events (event_id, pair_id) SELECT event_id, %(pair_id)s FROM written
+)
+SELECT kind, count(*), array_agg(DISTINCT start_at) FROM written GROUP BY kind
+"""

@@ -1,0 +1,44 @@
+"""The one slicing that each metric is billed through: noted when it is first billed, changed only when asked for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+from metronome_pipeline.ledger.plan import PLANNING_LOCK
+
+Connection = psycopg.Connection[Any]
+
+
+def slicings(connection: Connection, pair_id: int) -> dict[str, str]:
+    """Metric id → the slicing that it is billed through."""
+    rows = connection.execute("SELECT metric_id::text, slicing FROM ledger.slicings WHERE pair_id = %s", [pair_id])
+    return dict(rows.fetchall())
+
+
+def note_slicings(connection: Connection, pair_id: int, wanted: Mapping[str, str]) -> dict[str, str]:
+    """Notes the slicing of metrics that have none yet, and returns those of all metrics."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, pair_id])
+    connection.execute(
+        "INSERT INTO ledger.slicings (pair_id, metric_id, slicing) "
+        "SELECT %s, * FROM unnest(%s::uuid[], %s::text[]) ON CONFLICT DO NOTHING",
+        [pair_id, list(wanted), list(wanted.values())],
+    )
+    return slicings(connection, pair_id)
+
+
+def switch_slicing(connection: Connection, pair_id: int, metric_id: str, slicing: str) -> None:
+    """Bills a metric through another slicing from now on.
+
+    What was once read in that slicing is forgotten, so that nothing is planned from it: each hour is read again before its
+    events are corrected.
+    """
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, pair_id])
+    connection.execute(
+        "INSERT INTO ledger.slicings (pair_id, metric_id, slicing) VALUES (%s, %s, %s) "
+        "ON CONFLICT (pair_id, metric_id) DO UPDATE SET slicing = excluded.slicing, since = excluded.since",
+        [pair_id, metric_id, slicing],
+    )
+    connection.execute("DELETE FROM metronome.coverage WHERE pair_id = %s AND metric_id = %s", [pair_id, metric_id])
+    for table in ("usage", "grouped_usage", "short_groups"):
+        connection.execute(f"DELETE FROM metronome.{table} WHERE pair_id = %s AND metric_id = %s", [pair_id, metric_id])

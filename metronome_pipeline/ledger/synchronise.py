@@ -1,0 +1,154 @@
+"""Read, plan, deliver, settle: one window of usage from Metronome into Solvimon, a week at a time.
+
+Here: the order of the four, and the numbers that they leave. Each step is committed before the next begins, so that a
+crash keeps what was done. Not here: Dagster, and which workflow asks.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from metronome_pipeline.ledger.deliver import Delivery, DeliveryReport
+from metronome_pipeline.ledger.plan import Brake, BrakeLimits, Connection, Planned, Scope, plan
+from metronome_pipeline.ledger.read import ReadReport, UsageReader, Window, steps
+from metronome_pipeline.mapping.usage import BilledMetric
+from metronome_pipeline.storage.accounts import KnownCustomer
+from metronome_pipeline.storage.database import Database
+
+# Usage may still change for 34 days after an hour, so an archived customer stays due a little longer than that.
+_ARCHIVED_STAYS_DUE = timedelta(days=35)
+# A restated event leaves a difference, which the next plan closes under the next revision.
+_PLAN_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Due:
+    """Whose usage is due: customers, metrics (of one workflow), and where each customer's billing starts."""
+
+    customers: Sequence[KnownCustomer]
+    metrics: Sequence[BilledMetric]
+    starts: Mapping[str, datetime] = field(default_factory=dict)
+
+    def customer_ids(self, window: Window) -> list[str]:
+        """The customers that may have usage in a window."""
+        return [
+            customer.customer_id
+            for customer in self.customers
+            if (customer.archived_at is None or customer.archived_at > window.start - _ARCHIVED_STAYS_DUE)
+            and self.starts.get(customer.customer_id, window.start) < window.end
+        ]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did. ``complete``: every due pair was read, so its hours may count as done."""
+
+    window: Window
+    read: ReadReport
+    planned: Mapping[str, int]
+    changed_hours: frozenset[datetime]
+    brakes: Sequence[Brake]
+    delivered: DeliveryReport
+
+    @property
+    def complete(self) -> bool:
+        """Whether no due pair is missing."""
+        return not self.read.unread
+
+
+@dataclass(frozen=True)
+class Synchroniser:
+    """One workflow's way from Metronome to Solvimon. ``ensure_customers`` makes those that Solvimon lacks."""
+
+    reader: UsageReader
+    delivery: Delivery
+    database: Database
+    pair_id: int
+    run_id: str
+    brake: BrakeLimits
+    ensure_customers: Callable[[], Awaitable[None]]
+
+    async def read(
+        self, due: Due, window: Window, progress: Callable[[ReadReport], None] = lambda _: None
+    ) -> ReadReport:
+        """Reads a window of every due pair."""
+        if not due.metrics or not (customer_ids := due.customer_ids(window)):
+            return ReadReport()
+        return await self.reader.read(customer_ids, due.metrics, window, progress=progress)
+
+    async def send(self, due: Due, window: Window) -> tuple[Planned, DeliveryReport]:
+        """Plans a window from what was read, and delivers whatever is planned for this pair."""
+        scope = Scope(
+            pair_id=self.pair_id,
+            start=window.start,
+            end=window.end,
+            metrics=due.metrics,
+            customers=[customer.customer_id for customer in due.customers],
+            starts=due.starts,
+            brake=self.brake,
+        )
+        planned = Planned()
+        delivered = DeliveryReport()
+        for _ in range(_PLAN_ROUNDS):
+            planned += await self.database.run(lambda connection: plan(connection, scope, run_id=self.run_id))
+            await self.ensure_customers()
+            round_report = await self.delivery.deliver()
+            delivered += round_report
+            if not round_report.restated:
+                break
+        return planned, delivered
+
+    async def run(
+        self,
+        due: Due,
+        window: Window,
+        *,
+        read: bool = True,
+        send: bool = True,
+        days: int = 7,
+        progress: Callable[[Window, ReadReport], None] = lambda _window, _report: None,
+    ) -> AsyncIterator[Step]:
+        """Goes through a window step by step and yields each step once it is committed."""
+        for step in steps(window, days):
+            report = ReadReport()
+            if read:
+                report = await self.read(due, step, lambda so_far, step=step: progress(step, so_far))  # type: ignore[misc]
+            planned, delivered = Planned(), DeliveryReport()
+            if send:
+                planned, delivered = await self.send(due, step)
+            yield Step(step, report, planned.by_kind, planned.changed_hours, planned.brakes, delivered)
+
+
+def gaps(connection: Connection, pair_id: int, due: Due, start: datetime, end: datetime) -> list[tuple[str, Window]]:
+    """Hours of ``[start, end)`` that were never read, for each due customer: those of customers and metrics new since then."""
+    rows = connection.execute(
+        _GAPS,
+        {
+            "pair_id": pair_id,
+            "start": start,
+            "end": end,
+            "customers": due.customer_ids(Window(start, end)),
+            "starts_of": list(due.starts),
+            "starts": list(due.starts.values()),
+            "metrics": [metric.metric_id for metric in due.metrics],
+            "slicings": [metric.slicing for metric in due.metrics],
+        },
+    )
+    return [(customer_id, Window(first, last)) for customer_id, first, last in rows]
+
+
+_GAPS = """
+WITH due AS (
+    SELECT c.customer_id, m.metric_id, m.slicing, greatest(%(start)s, s.start_at) AS start_at
+    FROM unnest(%(customers)s::uuid[]) AS c (customer_id)
+    CROSS JOIN unnest(%(metrics)s::uuid[], %(slicings)s::text[]) AS m (metric_id, slicing)
+    LEFT JOIN unnest(%(starts_of)s::uuid[], %(starts)s::timestamptz[]) AS s (customer_id, start_at) USING (customer_id)
+), missing AS (
+    SELECT d.customer_id, tstzmultirange(tstzrange(d.start_at, %(end)s)) - coalesce(c.covered, '{}') AS hours
+    FROM due d LEFT JOIN metronome.coverage c
+        ON c.pair_id = %(pair_id)s AND (c.customer_id, c.metric_id, c.slicing) = (d.customer_id, d.metric_id, d.slicing)
+    WHERE d.start_at < %(end)s
+)
+SELECT customer_id::text, lower(range_agg(hours)), upper(range_agg(hours)) FROM missing
+WHERE NOT isempty(hours) GROUP BY customer_id ORDER BY customer_id
+"""

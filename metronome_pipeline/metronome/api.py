@@ -1,0 +1,228 @@
+"""Metronome's API, a method per endpoint in scope.
+
+Here: paths, bodies, and walks from the first page to the last. Not here: retries and pacing (``http.py``), how a body
+is read (``reading.py``), Solvimon, Dagster.
+
+No request carries an Idempotency-Key: for 24 hours it would replay yesterday's usage, or a stored 500.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Literal, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from metronome_pipeline.errors import CursorRepeated, Malformed
+from metronome_pipeline.http import Http
+from metronome_pipeline.metronome.reading import read_events, read_grouped_usage, read_list, read_one, read_usage
+from metronome_pipeline.metronome.records import (
+    AuditLog,
+    BillableMetric,
+    Bounds,
+    Customer,
+    GroupedUsagePage,
+    Page,
+    Product,
+    SearchedEvent,
+    Usage,
+    WindowSize,
+)
+
+P = TypeVar("P")
+
+LARGEST_PAGE = "100"
+MOST_PAGES = 1_000_000
+MOST_FILTER_VALUES = 200
+
+
+class MetronomeApi:
+    """One session's typed client. Every list is walked to a null cursor, past empty pages."""
+
+    def __init__(self, http: Http, *, most_pages: int = MOST_PAGES) -> None:
+        self.http = http
+        self._most_pages = most_pages
+
+    def customers(self, *, archived: bool) -> AsyncIterator[Page[Customer]]:
+        """Every active customer, or every archived one: the endpoint has no "both" (its notes, section 2).
+
+        Walk the active ones first: a customer archived between the two walks is then in both, and not in neither.
+        """
+        params = {"limit": LARGEST_PAGE, **({"only_archived": "true"} if archived else {})}
+        return self._walk("GET", "/v1/customers", partial(read_list, Customer), params)
+
+    async def customer(self, customer_id: str) -> Customer:
+        """One customer, archived or not. ``Refused`` with status 404 when this environment has none."""
+        decode = partial(read_one, Customer, record_id=customer_id)
+        return await self.http.send(
+            "GET /v1/customers/{id}", "GET", f"/v1/customers/{quote(customer_id, safe='')}", decode=decode
+        )
+
+    def billable_metrics(self) -> AsyncIterator[Page[BillableMetric]]:
+        """Every billable metric, archived ones too: a live product may still meter by one."""
+        params = {"limit": LARGEST_PAGE, "include_archived": "true"}
+        return self._walk("GET", "/v1/billable-metrics", partial(read_list, BillableMetric), params)
+
+    async def billable_metric(self, metric_id: str) -> BillableMetric:
+        """One billable metric. ``Refused`` with status 404 when this environment has none."""
+        decode = partial(read_one, BillableMetric, record_id=metric_id)
+        path = f"/v1/billable-metrics/{quote(metric_id, safe='')}"
+        return await self.http.send("GET /v1/billable-metrics/{id}", "GET", path, decode=decode)
+
+    def products(self) -> AsyncIterator[Page[Product]]:
+        """Every product, archived ones too: rate cards keep using them."""
+        body = msgspec.json.encode({"archive_filter": "ALL"})
+        path = "/v1/contract-pricing/products/list"
+        return self._walk("POST", path, partial(read_list, Product), {"limit": LARGEST_PAGE}, body)
+
+    async def product(self, product_id: str) -> Product:
+        """One product. ``Refused`` with status 404 when this environment has none."""
+        path = "/v1/contract-pricing/products/get"
+        body = msgspec.json.encode({"id": product_id})
+        decode = partial(read_one, Product, record_id=product_id)
+        return await self.http.send(f"POST {path}", "POST", path, body=body, decode=decode)
+
+    def usage(
+        self,
+        *,
+        customer_id: str,
+        metric_ids: Sequence[str],
+        starting_on: datetime,
+        ending_before: datetime,
+        window_size: WindowSize = "HOUR",
+    ) -> AsyncIterator[list[Usage]]:
+        """Usage by window, page by page as it comes: by metric, then by time.
+
+        The ids are always sent: whether archived customers and metrics are included without them is not stated. The
+        endpoint rejects ``limit``. A window may be absent, null or 0.
+
+        Raises:
+            ValueError: A bound is not a UTC midnight, or no metric is named.
+        """
+        bounds = Bounds(starting_on, ending_before, window_size)
+        if not metric_ids:
+            raise ValueError("metric_ids names one metric at least: an empty list might ask for all.")
+        body = {
+            **_bounds(bounds),
+            "customer_ids": [customer_id],
+            "billable_metrics": [{"id": metric_id} for metric_id in metric_ids],
+        }
+        decode = partial(read_usage, bounds=bounds, customer_id=customer_id, metric_ids=frozenset(metric_ids))
+        return self._walk("POST", "/v1/usage", decode, {}, msgspec.json.encode(body))
+
+    def grouped_usage(
+        self,
+        *,
+        customer_id: str,
+        metric_id: str,
+        group_key: Sequence[str],
+        starting_on: datetime,
+        ending_before: datetime,
+        window_size: WindowSize = "HOUR",
+        group_filters: Mapping[str, Sequence[str]] | None = None,
+    ) -> AsyncIterator[GroupedUsagePage]:
+        """Usage by window and group of one customer and metric.
+
+        ``group_key`` is exactly one of the metric's group keys: parts of a compound key are rejected. Compound reads
+        have been seen to be cut short in production: compare the sum of the groups with the ungrouped value.
+
+        Raises:
+            ValueError: A bound is not a UTC midnight, no key is named, a filter is not on a key, or over 200 values.
+        """
+        bounds = Bounds(starting_on, ending_before, window_size)
+        filters = {key: list(values) for key, values in (group_filters or {}).items()}
+        if not group_key:
+            raise ValueError("group_key names one key at least.")
+        if not set(filters) <= set(group_key):
+            raise ValueError(f"group_filters are on keys of group_key only: {sorted(set(filters) - set(group_key))}.")
+        if sum(map(len, filters.values())) > MOST_FILTER_VALUES:
+            raise ValueError(f"group_filters hold at most {MOST_FILTER_VALUES} values altogether.")
+        body = {
+            **_bounds(bounds),
+            "customer_id": customer_id,
+            "billable_metric_id": metric_id,
+            "group_key": list(group_key),
+            **({"group_filters": filters} if filters else {}),
+        }
+        decode = partial(read_grouped_usage, bounds=bounds, group_key=tuple(group_key))
+        return self._walk("POST", "/v1/usage/groups", decode, {"limit": LARGEST_PAGE}, msgspec.json.encode(body))
+
+    async def search_events(self, transaction_ids: Sequence[str]) -> tuple[SearchedEvent, ...]:
+        """Raw events by transaction id, of the last 34 days. Heavily rate limited: for finding faults, not for work."""
+        body = msgspec.json.encode({"transactionIds": list(transaction_ids)})
+        path = "/v1/events/search"
+        return await self.http.send(f"POST {path}", "POST", path, body=body, decode=read_events)
+
+    async def audit_logs(
+        self,
+        *,
+        starting_on: datetime | None = None,
+        ending_before: datetime | None = None,
+        sort: Literal["date_asc", "date_desc"] = "date_asc",
+        next_page: str | None = None,
+    ) -> AsyncIterator[tuple[Page[AuditLog], str | None]]:
+        """The audit log, page by page, each with the cursor to go on from at another time.
+
+        Its cursor is never null: the walk ends at the first empty page. A cursor and bounds cannot be combined.
+        """
+        params = {"limit": LARGEST_PAGE, "sort": sort}
+        bounds = {"starting_on": starting_on, "ending_before": ending_before}
+        first = {name: _instant(bound) for name, bound in bounds.items() if bound is not None}
+        if first and next_page is not None:
+            raise ValueError("next_page cannot be combined with starting_on or ending_before.")
+        endpoint, cursor, seen = "GET /v1/auditLogs", next_page, {next_page}
+        for _ in range(self._most_pages):
+            asked = {**params, **({"next_page": cursor} if cursor else first)}
+            page, cursor = await self.http.send(
+                endpoint, "GET", "/v1/auditLogs", params=asked, decode=partial(read_list, AuditLog)
+            )
+            yield page, cursor
+            if cursor is None or not (page.records or page.refused):
+                return
+            if cursor in seen:
+                raise self._repeated(endpoint)
+            seen.add(cursor)
+        raise self._endless(endpoint)
+
+    async def _walk(
+        self,
+        method: str,
+        path: str,
+        decode: Callable[[bytes], tuple[P, str | None]],
+        params: Mapping[str, str],
+        body: bytes | None = None,
+    ) -> AsyncIterator[P]:
+        """Every page of a list. The cursor goes into the query, also of a POST; the body is sent again unchanged."""
+        endpoint, cursor = f"{method} {path}", None
+        seen: set[str] = set()
+        for _ in range(self._most_pages):
+            asked = {**params, **({"next_page": cursor} if cursor else {})}
+            page, cursor = await self.http.send(endpoint, method, path, params=asked, body=body, decode=decode)
+            yield page
+            if cursor is None:
+                return
+            if cursor in seen:
+                raise self._repeated(endpoint)
+            seen.add(cursor)
+        raise self._endless(endpoint)
+
+    def _repeated(self, endpoint: str) -> CursorRepeated:
+        sentence = f"Metronome's {endpoint} came back to a page that it had already given: the walk is not complete."
+        return CursorRepeated(f"{sentence} Run it again.", system="Metronome", endpoint=endpoint, field="next_page")
+
+    def _endless(self, endpoint: str) -> Malformed:
+        sentence = f"Metronome's {endpoint} has more than {self._most_pages:,} pages: the walk is not complete."
+        return Malformed(sentence, system="Metronome", endpoint=endpoint, field="next_page")
+
+
+def _bounds(bounds: Bounds) -> dict[str, str]:
+    return {
+        "window_size": bounds.window_size,
+        "starting_on": _instant(bounds.starting_on),
+        "ending_before": _instant(bounds.ending_before),
+    }
+
+
+def _instant(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,288 @@
+"""Every setting: typed, named, read from the environment and ``.env``, with its default and its error.
+
+Here: what may be set and what a right value is. Not here: what the settings are used for, and any look at a server.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from metronome_pipeline import setting_values as values
+from metronome_pipeline.errors import PipelineError
+
+TEST_HOST = "test.api.solvimon.com"
+
+Slicing = Literal["ungrouped"] | tuple[str, ...]
+Calculation = Literal["SUM", "MAX"]
+
+
+class SettingsError(PipelineError):
+    """One sentence or more for the person who sets the variables; never the value of a secret."""
+
+
+@dataclass(frozen=True, order=True)
+class AccountPair:
+    """The two accounts that are kept in step. Every stored row belongs to one pair; another pair starts empty.
+
+    Hosts are ``host`` or ``host:port`` in lower case. Metronome has one host for all of its environments (the token
+    chooses), so the environment is a name that the operator gives; Solvimon's platform is "" when the key implies it.
+    """
+
+    metronome_host: str
+    metronome_environment: str
+    solvimon_host: str
+    solvimon_platform_id: str
+
+
+class PostgresSettings(BaseModel):
+    """Which Postgres: all that Dagster's own processes need to know before any code of a workflow is loaded."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    postgres_url: Annotated[SecretStr | None, BeforeValidator(values.postgres_url)] = Field(
+        None,
+        alias="DAGSTER_POSTGRES_URL",
+        description="The Postgres of Dagster's instance and of the ledger. Unset: an embedded server is started.",
+    )
+    home: Annotated[Path, BeforeValidator(values.folder)] = Field(
+        Path(".metronome_pipeline"),
+        alias="METRONOME_PIPELINE_HOME",
+        description="The folder of the embedded Postgres, relative to the working directory. Unused with a URL.",
+    )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """The settings of the process: ``.env`` of the working directory, under the environment, which wins.
+
+        Args:
+            environ: Instead of both, when given. A variable that is empty or blank counts as unset.
+
+        Raises:
+            SettingsError: A sentence for each variable that is missing or wrong.
+        """
+        try:
+            return cls.model_validate(environment() if environ is None else _without_blanks(environ))
+        except ValidationError as error:
+            sentences = " ".join(_sentence(problem) for problem in error.errors(include_url=False, include_input=False))
+        # Outside of the handler: the validation error holds every value, secrets too, and must not come along.
+        raise SettingsError(sentences)
+
+
+class Settings(PostgresSettings):
+    """All settings, checked. Made with ``from_environment``; each field's alias is the variable that sets it."""
+
+    metronome_base_url: Annotated[str, BeforeValidator(values.base_url)] = Field(
+        "https://api.metronome.com",
+        alias="METRONOME_BASE_URL",
+        description="Where Metronome's API is: scheme and host. Plain http is allowed on loopback only.",
+    )
+    metronome_bearer_token: Annotated[SecretStr, BeforeValidator(values.secret)] = Field(
+        alias="METRONOME_BEARER_TOKEN",
+        description="Metronome's API token; reading is enough. The token decides which environment is read.",
+    )
+    metronome_environment: Annotated[str, BeforeValidator(values.name)] = Field(
+        "production",
+        alias="METRONOME_ENVIRONMENT",
+        description="Your name for the token's environment. Part of the account pair: another name starts empty.",
+    )
+    solvimon_base_url: Annotated[str, BeforeValidator(values.base_url)] = Field(
+        f"https://{TEST_HOST}",
+        alias="SOLVIMON_BASE_URL",
+        description="Where Solvimon's API is. Any host but the test host and loopback also needs SOLVIMON_LIVE=true.",
+    )
+    solvimon_live: Annotated[bool, BeforeValidator(values.switch)] = Field(
+        default=False,
+        alias="SOLVIMON_LIVE",
+        description="Says that SOLVIMON_BASE_URL may be a live or dedicated host, where events become invoices.",
+    )
+    solvimon_api_key: Annotated[SecretStr, BeforeValidator(values.secret)] = Field(
+        alias="SOLVIMON_API_KEY", description="Solvimon's API key, of the environment that SOLVIMON_BASE_URL names."
+    )
+    solvimon_platform_id: Annotated[str, BeforeValidator(values.name)] = Field(
+        "",
+        alias="SOLVIMON_PLATFORM_ID",
+        description="Solvimon's platform (plat_…), for keys that reach several. Part of the account pair.",
+    )
+    usage_start: Annotated[datetime, BeforeValidator(values.hour)] = Field(
+        alias="USAGE_START",
+        description="The cut-over, also the first partition: a date or a UTC hour. Nothing earlier is ever billed.",
+    )
+    usage_close_minutes: Annotated[int, BeforeValidator(values.whole_number(0, 1440))] = Field(
+        15, alias="USAGE_CLOSE_MINUTES", description="Minutes after its end at which an hour is closed and read."
+    )
+    usage_look_back_days: Annotated[int, BeforeValidator(values.whole_number(1, 35))] = Field(
+        8,
+        alias="USAGE_LOOK_BACK_DAYS",
+        description="UTC days, today among them, that each hourly run reads again for late usage. 8 fill one page.",
+    )
+    usage_customers: Annotated[frozenset[str], BeforeValidator(values.ids)] = Field(
+        frozenset(), alias="USAGE_CUSTOMERS", description="Only these customers' usage (ids, by comma). Empty: all."
+    )
+    usage_metrics: Annotated[frozenset[str], BeforeValidator(values.ids)] = Field(
+        frozenset(), alias="USAGE_METRICS", description="Only these billable metrics (ids, by comma). Empty: all."
+    )
+    customer_usage_starts: Annotated[Mapping[str, datetime], BeforeValidator(values.hour_by_id)] = Field(
+        {},
+        alias="CUSTOMER_USAGE_STARTS",
+        description="Later cut-overs of single customers: a JSON object, customer id to date or UTC hour.",
+    )
+    solvimon_events_path: Annotated[str, BeforeValidator(values.url_path)] = Field(
+        "/v1/events/ingest-batch", alias="SOLVIMON_EVENTS_PATH", description="The endpoint that takes event batches."
+    )
+    solvimon_events_key: Annotated[str, BeforeValidator(values.name)] = Field(
+        "meter_datas", alias="SOLVIMON_EVENTS_KEY", description="The key under which a batch lists its events."
+    )
+    solvimon_batch_limit: Annotated[int, BeforeValidator(values.whole_number(1, 1000))] = Field(
+        50, alias="SOLVIMON_BATCH_LIMIT", description="The most events in one batch."
+    )
+    metronome_requests_per_second: Annotated[float, BeforeValidator(values.pace)] = Field(
+        8.0,
+        alias="METRONOME_REQUESTS_PER_SECOND",
+        description="The budget of requests to Metronome, shared by every run on every machine.",
+    )
+    metronome_requests_in_flight: Annotated[int, BeforeValidator(values.whole_number(1, 256))] = Field(
+        8, alias="METRONOME_REQUESTS_IN_FLIGHT", description="The most requests of one run that await Metronome."
+    )
+    solvimon_requests_in_flight: Annotated[int, BeforeValidator(values.whole_number(1, 256))] = Field(
+        8, alias="SOLVIMON_REQUESTS_IN_FLIGHT", description="The most requests of one run that await Solvimon."
+    )
+    usage_enabled: Annotated[bool, BeforeValidator(values.switch)] = Field(
+        default=True, alias="USAGE_ENABLED", description="The workflow that ingests usage."
+    )
+    grouped_usage_enabled: Annotated[bool, BeforeValidator(values.switch)] = Field(
+        default=False, alias="GROUPED_USAGE_ENABLED", description="The workflow that ingests usage with properties."
+    )
+    metric_slicings: Annotated[Mapping[str, Slicing], BeforeValidator(values.slicing_by_id)] = Field(
+        {},
+        alias="METRIC_SLICINGS",
+        description='How metrics are sliced, with grouped usage on: a JSON object, metric id to "ungrouped" or to a '
+        "list of group keys. Unnamed metrics use their first declared group key, those without one stay ungrouped.",
+    )
+    metric_calculations: Annotated[Mapping[str, Calculation], BeforeValidator(values.calculation_by_id)] = Field(
+        {},
+        alias="METRIC_CALCULATIONS",
+        description='How LATEST, UNIQUE and SQL metrics are billed: a JSON object, metric id to "SUM" or "MAX".',
+    )
+    default_customer_email: Annotated[str | None, BeforeValidator(values.email)] = Field(
+        None, alias="DEFAULT_CUSTOMER_EMAIL", description="The address of customers that Metronome has none for."
+    )
+    brake_share: Annotated[Decimal, BeforeValidator(values.share)] = Field(
+        Decimal("0.20"),
+        alias="BRAKE_SHARE",
+        description="A plan that takes back more than this share of what was billed stops and asks.",
+    )
+    brake_floor: Annotated[int, BeforeValidator(values.whole_number(0, 1_000_000_000))] = Field(
+        100, alias="BRAKE_FLOOR", description="Up to so many corrections downwards pass whatever their share."
+    )
+    backfill_partitions_per_run: Annotated[int, BeforeValidator(values.whole_number(1, 100_000))] = Field(
+        744, alias="BACKFILL_PARTITIONS_PER_RUN", description="The most hours that one run of a backfill takes."
+    )
+    resource_owners: Annotated[tuple[str, ...], BeforeValidator(values.owners)] = Field(
+        ("team:billing",),
+        alias="RESOURCE_OWNERS",
+        description="Owners shown on every asset and job: team:name or an address, by comma.",
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        problems = [problem for problem in (_live_host_unconfirmed(self), _starts_before_cut_over(self)) if problem]
+        if problems:
+            raise ValueError(" ".join(problems))
+        return self
+
+    @property
+    def account_pair(self) -> AccountPair:
+        """The pair of accounts that these settings connect."""
+        return AccountPair(
+            metronome_host=values.host(self.metronome_base_url),
+            metronome_environment=self.metronome_environment,
+            solvimon_host=values.host(self.solvimon_base_url),
+            solvimon_platform_id=self.solvimon_platform_id,
+        )
+
+    def usage_start_of(self, customer_id: str) -> datetime:
+        """The first hour billed for a customer: its own cut-over where it has one, else ``USAGE_START``."""
+        return self.customer_usage_starts.get(customer_id, self.usage_start)
+
+
+def environment() -> dict[str, str]:
+    """What the process is set to: ``.env`` of the working directory, under the environment; blanks are left out.
+
+    An empty variable in the environment still hides one of ``.env``: that is how a test or a shell unsets it.
+    """
+    file = {key: value for key, value in dotenv_values(Path.cwd() / ".env").items() if value is not None}
+    return _without_blanks({**file, **os.environ})
+
+
+def _without_blanks(environ: Mapping[str, str]) -> dict[str, str]:
+    return {key: value.strip() for key, value in environ.items() if value.strip()}
+
+
+def psycopg_url(url: str) -> str:
+    """The URL as psycopg 3 and libpq read it: ``postgresql://…``.
+
+    Raises:
+        ValueError: It is not a Postgres URL; the text never holds any of it.
+    """
+    return f"postgresql://{values.after_postgres_scheme(url)}"
+
+
+def sqlalchemy_url(url: str) -> str:
+    """The URL as SQLAlchemy reads it, with the driver named.
+
+    SQLAlchemy 2.1 takes a plain ``postgresql://`` to mean psycopg 3, which ``dagster-postgres`` can't work with. It
+    also reads a plus sign in the query as a space, where libpq reads a plus sign.
+
+    Raises:
+        ValueError: It is not a Postgres URL; the text never holds any of it.
+    """
+    address, mark, query = values.after_postgres_scheme(url).partition("?")
+    return f"postgresql+psycopg2://{address}{mark}{query.replace('+', '%2B')}"
+
+
+def _live_host_unconfirmed(settings: Settings) -> str | None:
+    host = values.host(settings.solvimon_base_url)
+    if settings.solvimon_live or host == TEST_HOST or values.is_loopback(settings.solvimon_base_url):
+        return None
+    return (
+        f"SOLVIMON_BASE_URL names {host}, which is not Solvimon's test host: set SOLVIMON_LIVE=true as well if events "
+        f"sent there may become invoices, else use https://{TEST_HOST}."
+    )
+
+
+def _starts_before_cut_over(settings: Settings) -> str | None:
+    early = sorted(key for key, start in settings.customer_usage_starts.items() if start < settings.usage_start)
+    if not early:
+        return None
+    return (
+        f"CUSTOMER_USAGE_STARTS is before USAGE_START for {', '.join(early)}: a customer's own cut-over can only be "
+        "later, as nothing from before USAGE_START is billed."
+    )
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    """One problem as a sentence: the variable, what is wrong, what to do. Built from our own texts only."""
+    cause: dict[str, Any] = problem.get("ctx", {})
+    if not problem["loc"]:
+        return str(cause["error"])
+    variable = str(problem["loc"][0])
+    if problem["type"] == "missing":
+        return f"{variable} is not set: {_MISSING[variable]}."
+    if problem["type"] == "value_error":
+        return f"{variable} {cause['error']}."
+    return f"{variable} is not of the right type: compare it with .env.example."
+
+
+_MISSING = {
+    "METRONOME_BEARER_TOKEN": "put Metronome's API token into the environment or into .env",
+    "SOLVIMON_API_KEY": "put Solvimon's API key into the environment or into .env",
+    "USAGE_START": "name the first hour to bill, such as 2026-01-01 or 2026-01-01T06:00Z",
+}

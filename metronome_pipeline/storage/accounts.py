@@ -1,0 +1,238 @@
+"""What was read of a Metronome account (customers, billable metrics, products), and the account pair that owns it.
+
+Here: the statements. A complete walk replaces what was known: what it no longer lists is marked as gone, never deleted.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+import psycopg
+
+from metronome_pipeline.errors import PipelineError
+from metronome_pipeline.metronome.records import BillableMetric, Customer, Product, ProductState, ProductUpdate
+from metronome_pipeline.settings import AccountPair
+
+Connection = psycopg.Connection[Any]
+
+
+class WrongAccount(PipelineError):
+    """What Metronome lists is not the account that this pair has been billing."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An account pair's row. ``deduplication``: whether its Solvimon was proved to ignore repeated references."""
+
+    pair_id: int
+    deduplication: Literal["unknown", "proved", "off"]
+
+
+@dataclass(frozen=True)
+class KnownCustomer:
+    """A customer as last read."""
+
+    customer_id: str
+    name: str
+    archived_at: datetime | None
+
+
+@dataclass(frozen=True)
+class KnownMetric:
+    """A billable metric as last read. ``group_keys`` as Metronome gives them."""
+
+    metric_id: str
+    name: str
+    aggregation_type: str | None
+    group_keys: tuple[tuple[str, ...], ...]
+    is_sql: bool
+    archived_at: datetime | None
+
+
+def pair_of(connection: Connection, accounts: AccountPair) -> Pair:
+    """The row of an account pair, made when it is met for the first time: another pair starts empty."""
+    key = [
+        accounts.metronome_host,
+        accounts.metronome_environment,
+        accounts.solvimon_host,
+        accounts.solvimon_platform_id,
+    ]
+    connection.execute(
+        "INSERT INTO ledger.account_pairs (metronome_host, metronome_environment, solvimon_host, solvimon_platform) "
+        "VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        key,
+    )
+    row = connection.execute(
+        "SELECT pair_id, deduplication FROM ledger.account_pairs WHERE (metronome_host, metronome_environment, "
+        "solvimon_host, solvimon_platform) = (%s, %s, %s, %s)",
+        key,
+    ).fetchone()
+    assert row is not None
+    return Pair(*row)
+
+
+def note_deduplication(connection: Connection, pair_id: int, found: Literal["proved", "off"]) -> None:
+    """Remembers whether the destination ignores a second event under one reference."""
+    connection.execute(
+        "UPDATE ledger.account_pairs SET deduplication = %s, deduplication_at = ledger.moment() WHERE pair_id = %s",
+        [found, pair_id],
+    )
+
+
+def store_customers(connection: Connection, pair_id: int, customers: Sequence[Customer]) -> None:
+    """Replaces the known customers by a complete walk (active first, then archived: a later row of one id wins).
+
+    Raises:
+        WrongAccount: Most of the customers known so far are not listed: another environment's token, most likely.
+            Nothing is stored.
+    """
+    _refuse_another_account(connection, pair_id, {customer.id for customer in customers})
+    rows = [
+        (
+            pair_id,
+            customer.id,
+            customer.name,
+            customer.external_id,
+            list(customer.ingest_aliases),
+            json.dumps(dict(customer.custom_fields)),
+            customer.created_at,
+            customer.updated_at,
+            customer.archived_at,
+        )
+        for customer in customers
+    ]
+    connection.cursor().executemany(
+        "INSERT INTO metronome.customers AS c (pair_id, customer_id, name, external_id, ingest_aliases, custom_fields, "
+        "created_at, updated_at, archived_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "ON CONFLICT (pair_id, customer_id) DO UPDATE SET name = excluded.name, external_id = excluded.external_id, "
+        "ingest_aliases = excluded.ingest_aliases, custom_fields = excluded.custom_fields, updated_at = excluded.updated_at, "
+        "archived_at = excluded.archived_at, gone_at = NULL "
+        "WHERE (c.name, c.external_id, c.ingest_aliases, c.custom_fields, c.updated_at, c.archived_at, c.gone_at) "
+        "IS DISTINCT FROM (excluded.name, excluded.external_id, excluded.ingest_aliases, excluded.custom_fields, "
+        "excluded.updated_at, excluded.archived_at, NULL)",
+        rows,
+    )
+    connection.execute(
+        "UPDATE metronome.customers SET gone_at = ledger.moment() "
+        "WHERE pair_id = %s AND gone_at IS NULL AND customer_id <> ALL (%s::uuid[])",
+        [pair_id, [customer.id for customer in customers]],
+    )
+
+
+def _refuse_another_account(connection: Connection, pair_id: int, listed: set[str]) -> None:
+    known = {
+        customer_id
+        for (customer_id,) in connection.execute(
+            "SELECT customer_id::text FROM metronome.customers WHERE pair_id = %s AND gone_at IS NULL", [pair_id]
+        )
+    }
+    missing = known - listed
+    if len(missing) * 2 > len(known):
+        raise WrongAccount(
+            f"Metronome no longer lists {len(missing)} of the {len(known)} customers that this account pair knows, such as "
+            f"{min(missing)}. METRONOME_BEARER_TOKEN seems to be of another environment: set the right token, or give this "
+            "environment a name of its own in METRONOME_ENVIRONMENT. Nothing was stored, planned or sent."
+        )
+
+
+def store_metrics(connection: Connection, pair_id: int, metrics: Sequence[BillableMetric]) -> None:
+    """Replaces the known billable metrics by a complete walk."""
+    rows = [
+        (
+            pair_id,
+            metric.id,
+            metric.name,
+            metric.aggregation_type,
+            metric.aggregation_key,
+            json.dumps(metric.group_keys),
+            metric.sql,
+            metric.archived_at,
+        )
+        for metric in metrics
+    ]
+    connection.cursor().executemany(
+        "INSERT INTO metronome.billable_metrics (pair_id, metric_id, name, aggregation_type, aggregation_key, group_keys, sql, "
+        "archived_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (pair_id, metric_id) DO UPDATE SET "
+        "name = excluded.name, aggregation_type = excluded.aggregation_type, aggregation_key = excluded.aggregation_key, "
+        "group_keys = excluded.group_keys, sql = excluded.sql, archived_at = excluded.archived_at, gone_at = NULL",
+        rows,
+    )
+    connection.execute(
+        "UPDATE metronome.billable_metrics SET gone_at = ledger.moment() "
+        "WHERE pair_id = %s AND gone_at IS NULL AND metric_id <> ALL (%s::uuid[])",
+        [pair_id, [metric.id for metric in metrics]],
+    )
+
+
+def store_products(connection: Connection, pair_id: int, products: Sequence[Product]) -> None:
+    """Replaces the known products by a complete walk."""
+    rows = [
+        (
+            pair_id,
+            product.id,
+            product.type,
+            msgspec.json.encode(product.initial).decode(),
+            msgspec.json.encode(product.current).decode(),
+            msgspec.json.encode(product.updates).decode(),
+            product.archived_at,
+        )
+        for product in products
+    ]
+    connection.cursor().executemany(
+        "INSERT INTO metronome.products (pair_id, product_id, type, initial, current, updates, archived_at) "
+        "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (pair_id, product_id) DO UPDATE SET type = excluded.type, "
+        "initial = excluded.initial, current = excluded.current, updates = excluded.updates, "
+        "archived_at = excluded.archived_at, gone_at = NULL",
+        rows,
+    )
+    connection.execute(
+        "UPDATE metronome.products SET gone_at = ledger.moment() "
+        "WHERE pair_id = %s AND gone_at IS NULL AND product_id <> ALL (%s::uuid[])",
+        [pair_id, [product.id for product in products]],
+    )
+
+
+def known_customers(connection: Connection, pair_id: int) -> list[KnownCustomer]:
+    """Every customer of the account, archived ones too, in the order of their ids."""
+    rows = connection.execute(
+        "SELECT customer_id::text, name, archived_at FROM metronome.customers "
+        "WHERE pair_id = %s AND gone_at IS NULL ORDER BY customer_id",
+        [pair_id],
+    )
+    return [KnownCustomer(*row) for row in rows]
+
+
+def known_metrics(connection: Connection, pair_id: int) -> list[KnownMetric]:
+    """Every billable metric of the account, archived ones too, in the order of their ids."""
+    rows = connection.execute(
+        "SELECT metric_id::text, name, aggregation_type, group_keys, sql IS NOT NULL, archived_at "
+        "FROM metronome.billable_metrics WHERE pair_id = %s AND gone_at IS NULL ORDER BY metric_id",
+        [pair_id],
+    )
+    return [
+        KnownMetric(metric_id, name, aggregation, tuple(tuple(key) for key in keys), is_sql, archived_at)
+        for metric_id, name, aggregation, keys, is_sql, archived_at in rows
+    ]
+
+
+def known_products(connection: Connection, pair_id: int) -> list[Product]:
+    """Every product of the account, archived ones too, in the order of their ids."""
+    rows = connection.execute(
+        "SELECT product_id::text, type, initial::text, current::text, updates::text, archived_at FROM metronome.products "
+        "WHERE pair_id = %s AND gone_at IS NULL ORDER BY product_id",
+        [pair_id],
+    )
+    return [
+        Product(
+            id=product_id,
+            type=kind,
+            initial=msgspec.json.decode(initial, type=ProductState),
+            current=msgspec.json.decode(current, type=ProductState),
+            updates=msgspec.json.decode(updates, type=tuple[ProductUpdate, ...]),
+            archived_at=archived_at,
+        )
+        for product_id, kind, initial, current, updates, archived_at in rows
+    ]

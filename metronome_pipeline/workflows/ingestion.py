@@ -1,0 +1,354 @@
+"""What the two usage workflows share: whose usage is due, the run through a range of hours, and what Dagster is told of it.
+
+Here: from a Dagster run to the synchronising core and back. Not here: the core (``ledger/``), and the two assets themselves
+(``usage.py``, ``grouped_usage.py``).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from metronome_pipeline.ledger import evidence
+from metronome_pipeline.ledger.deliver import Delivery
+from metronome_pipeline.ledger.plan import BrakeLimits
+from metronome_pipeline.ledger.read import ReadReport, UsageReader, Window, midnight
+from metronome_pipeline.ledger.slicings import note_slicings
+from metronome_pipeline.ledger.synchronise import Due, Step, Synchroniser, gaps
+from metronome_pipeline.mapping.usage import UNGROUPED, BilledMetric, slicing_of
+from metronome_pipeline.metronome.resource import MetronomeResource
+from metronome_pipeline.settings import Settings
+from metronome_pipeline.solvimon.resource import SolvimonResource
+from metronome_pipeline.storage import accounts, imports
+from metronome_pipeline.storage.accounts import KnownMetric
+from metronome_pipeline.storage.resource import StoreResource
+from metronome_pipeline.workflows.customers import ensure_customers, read_customers
+from metronome_pipeline.workflows.imports import request_metadata, table
+from metronome_pipeline.workflows.meters import read_metrics
+from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
+
+HOUR = timedelta(hours=1)
+
+
+class IngestConfig(dg.Config):
+    """How a run reads. The defaults suit a backfill; the schedule looks back."""
+
+    look_back_days: int = Field(
+        default=0,
+        ge=0,
+        le=35,
+        description="UTC days, the last one of the range among them, that are read again for late usage, and corrected. 8 fill "
+        "one page of Metronome's, so they cost no request more than one day.",
+    )
+    fill_gaps: bool = Field(
+        default=False,
+        description="Also read, from the cut-over on, hours that were never read for a customer or metric that is new since.",
+    )
+
+
+@dataclass(frozen=True)
+class RefusedMetric:
+    """A metric whose usage this run leaves alone, and why."""
+
+    metric_id: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """One of the two usage workflows: its step's name, its two assets, and which metrics are its own."""
+
+    name: str
+    source: dg.AssetKey
+    destination: dg.AssetKey
+    grouped: bool
+
+
+def hours_of(settings: Settings) -> dg.HourlyPartitionsDefinition:
+    """Hourly partitions in UTC, from the cut-over on."""
+    return dg.HourlyPartitionsDefinition(start_date=settings.usage_start.replace(tzinfo=None), timezone="UTC")
+
+
+def ingest(
+    context: dg.AssetExecutionContext,
+    config: IngestConfig,
+    workflow: Workflow,
+    metronome: MetronomeResource,
+    solvimon: SolvimonResource,
+    store: StoreResource,
+    settings: Settings,
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+    """Takes the run's range of hours from Metronome to Solvimon, and reports each hour once it is done.
+
+    Raises:
+        dg.Failure: Something needs a person. Whatever could be done was done and reported before.
+    """
+    run = _Run(context, config, workflow, metronome, solvimon, store, settings)
+    with failing_in_a_sentence(), asyncio.Runner() as runner:
+        events = run.events()
+        while (event := runner.run(_next(events))) is not None:
+            yield event
+
+
+async def _next(
+    events: AsyncIterator[dg.AssetMaterialization | dg.AssetCheckResult],
+) -> dg.AssetMaterialization | dg.AssetCheckResult | None:
+    return await anext(events, None)
+
+
+@dataclass(frozen=True)
+class _Run:
+    context: dg.AssetExecutionContext
+    config: IngestConfig
+    workflow: Workflow
+    metronome: MetronomeResource
+    solvimon: SolvimonResource
+    store: StoreResource
+    settings: Settings
+
+    async def events(self) -> AsyncIterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+        async with open_session(self.metronome, self.solvimon, self.store, self.context.run_id) as session:
+            asked = self._closed_range(session.clock.now())
+            await read_customers(session)
+            await read_metrics(session)
+            due, refused = await due_usage(session, self.settings, grouped=self.workflow.grouped)
+            for metric in refused:
+                self.context.log.warning(f"Usage of metric {metric.name} ({metric.metric_id}) is not sent. {metric.reason}")
+            self._tell_start(asked, due)
+            unread = []
+            async for step in self._steps(session, due, asked):
+                self._tell(step, session)
+                unread += step.read.unread
+                async for event in self._materializations(session, due, asked, step):
+                    yield event
+            async for check in self._checks(session, refused):
+                yield check
+            if unread:
+                raise dg.Failure(
+                    description=f"{len(unread)} walks of usage did not complete, and nothing was planned from them; their hours stay "
+                    f"open. The first: customer {unread[0].customer_id}: {unread[0].reason}",
+                    allow_retries=False,
+                    metadata={
+                        "unread": table(
+                            ("customer", "metrics", "reason"),
+                            [(u.customer_id, ", ".join(u.metric_ids), u.reason) for u in unread],
+                        )
+                    },
+                )
+
+    def _closed_range(self, now: datetime) -> Window:
+        """The hours that the run was asked for, as far as they are closed."""
+        asked = self.context.partition_time_window
+        start, end = asked.start.astimezone(UTC), asked.end.astimezone(UTC)
+        closed = (now - timedelta(minutes=self.settings.usage_close_minutes)).replace(minute=0, second=0, microsecond=0)
+        if closed <= start:
+            raise dg.Failure(
+                description=f"The hour {start:%Y-%m-%d %H:%M} UTC is not closed yet: it is read "
+                f"{self.settings.usage_close_minutes} minutes after its end (USAGE_CLOSE_MINUTES).",
+                allow_retries=False,
+            )
+        return Window(start, min(end, closed))
+
+    async def _steps(self, session: Session, due: Due, asked: Window) -> AsyncIterator[Step]:
+        synchroniser = self._synchroniser(session)
+        read = self.workflow.source in self.context.selected_asset_keys
+        send = self.workflow.destination in self.context.selected_asset_keys
+        start = asked.start
+        if self.config.look_back_days:
+            look_back = midnight(asked.end - HOUR) - timedelta(days=self.config.look_back_days - 1)
+            start = max(self.settings.usage_start, min(start, look_back))
+        # Looking back is for the last week or so: all of it fits into the requests that the newest hours cost anyway.
+        async for step in synchroniser.run(
+            due, Window(start, asked.end), read=read, send=send, days=max(7, self.config.look_back_days)
+        ):
+            yield step
+        if self.config.fill_gaps and read:
+            async for step in self._fill_gaps(session, synchroniser, due, asked.end, send=send):
+                yield step
+
+    async def _fill_gaps(
+        self, session: Session, synchroniser: Synchroniser, due: Due, end: datetime, *, send: bool
+    ) -> AsyncIterator[Step]:
+        missing = await session.database.run(
+            lambda c: gaps(c, session.pair.pair_id, due, self.settings.usage_start, end)
+        )
+        for window in sorted({window for _, window in missing}, key=lambda window: window.start):
+            customers = {customer_id for customer_id, gap in missing if gap == window}
+            some = Due([c for c in due.customers if c.customer_id in customers], due.metrics, due.starts)
+            self.context.log.info(
+                f"Filling hours never read for {len(customers)} customers: {_range_text(window)}."
+            )
+            async for step in synchroniser.run(some, window, send=send):
+                yield step
+
+    def _synchroniser(self, session: Session) -> Synchroniser:
+        pair_id, run_id = session.pair.pair_id, session.run_id
+        return Synchroniser(
+            reader=UsageReader(
+                session.metronome, session.database, pair_id, run_id, in_flight=self.metronome.requests_in_flight
+            ),
+            delivery=Delivery(
+                session.solvimon,
+                session.database,
+                session.clock,
+                pair_id,
+                run_id,
+                deduplicated=session.pair.deduplication == "proved",
+                batch_limit=self.solvimon.batch_limit,
+                in_flight=self.solvimon.requests_in_flight,
+                request_timeout=timedelta(seconds=self.solvimon.timeout_seconds),
+            ),
+            database=session.database,
+            pair_id=pair_id,
+            run_id=run_id,
+            brake=BrakeLimits(self.settings.brake_share, self.settings.brake_floor),
+            ensure_customers=lambda: ensure_customers(session, email=self.settings.default_customer_email),
+        )
+
+    async def _materializations(
+        self, session: Session, due: Due, asked: Window, step: Step
+    ) -> AsyncIterator[dg.AssetMaterialization]:
+        """The asked hours of a step, once all due pairs were read; and other hours where something changed."""
+        hours = await session.database.run(
+            lambda c: evidence.hours(
+                c, session.pair.pair_id, due.metrics, step.window, session.run_id, grouped=self.workflow.grouped
+            )
+        )
+        sources = self.workflow.source in self.context.selected_asset_keys
+        destinations = self.workflow.destination in self.context.selected_asset_keys
+        hour = step.window.start
+        while hour < step.window.end:
+            counted = hours.get(hour, evidence.Hour())
+            partition = hour.strftime("%Y-%m-%d-%H:%M")
+            asked_for = asked.start <= hour < asked.end
+            if (asked_for and step.complete) or hour in step.changed_hours:
+                if sources:
+                    yield dg.AssetMaterialization(
+                        self.workflow.source,
+                        partition=partition,
+                        metadata={"dagster/partition_row_count": counted.rows, "customers": counted.customers},
+                    )
+                if destinations:
+                    yield dg.AssetMaterialization(
+                        self.workflow.destination,
+                        partition=partition,
+                        metadata={
+                            "dagster/partition_row_count": counted.events,
+                            "events_planned": counted.planned,
+                            "corrections": counted.corrections,
+                            "quarantined": counted.quarantined,
+                        },
+                    )
+            hour += HOUR
+
+    async def _checks(self, session: Session, refused: Sequence[RefusedMetric]) -> AsyncIterator[dg.AssetCheckResult]:
+        found = await session.database.run(lambda c: evidence.open_matters(c, session.pair.pair_id))
+        counts = {
+            **request_metadata(session.metronome.http.counts()),
+            **{f"solvimon_{name}": value for name, value in request_metadata(session.solvimon.http.counts()).items()},
+        }
+        if self.workflow.destination in self.context.selected_asset_keys:
+            yield _check(
+                self.workflow.destination, "nothing_in_quarantine", found.quarantined, evidence.QUARANTINE_COLUMNS, counts
+            )
+            yield _check(self.workflow.destination, "nothing_held_by_the_brake", found.braked, evidence.BRAKE_COLUMNS)
+        if self.workflow.source in self.context.selected_asset_keys:
+            yield _check(
+                self.workflow.source,
+                "every_metric_is_billed",
+                [(metric.metric_id, metric.name, metric.reason) for metric in refused],
+                ("metric", "name", "reason"),
+            )
+            if self.workflow.grouped:
+                yield _check(self.workflow.source, "groups_add_up", found.short_hours, evidence.SHORT_COLUMNS)
+
+    def _tell_start(self, asked: Window, due: Due) -> None:
+        customers = len(due.customer_ids(asked))
+        self.context.log.info(
+            f"Usage of {customers} customers × {len(due.metrics)} metrics, {_range_text(asked)}: about "
+            f"{customers * len(due.metrics) * -(-(asked.end - asked.start) // timedelta(days=7))} requests to Metronome."
+        )
+
+    def _tell(self, step: Step, session: Session) -> None:
+        planned = ", ".join(f"{count} {kind}" for kind, count in sorted(step.planned.items())) or "nothing"
+        self.context.log.info(
+            f"{_range_text(step.window)}: {step.read.pairs} pairs read, {step.read.rows} rows; planned {planned}; delivered "
+            f"{step.delivered.delivered}, quarantined {step.delivered.quarantined}. "
+            f"So far {session.metronome.http.counts().requests} requests to Metronome, "
+            f"{session.solvimon.http.counts().requests} to Solvimon."
+        )
+        for brake in step.brakes:
+            self.context.log.warning(str(brake))
+
+
+async def due_usage(session: Session, settings: Settings, *, grouped: bool) -> tuple[Due, list[RefusedMetric]]:
+    """Whose usage is due in one of the two workflows, and which of its metrics are refused, by name."""
+    pair_id = session.pair.pair_id
+    customers = await session.database.run(lambda c: accounts.known_customers(c, pair_id))
+    metrics = await session.database.run(lambda c: accounts.known_metrics(c, pair_id))
+    billed = await session.database.run(lambda c: imports.calculation_ids(c, pair_id))
+    reasons = await session.database.run(lambda c: imports.reasons_of_meters(c, pair_id))
+    wanted = {
+        metric.metric_id: slicing_wanted(metric, settings)
+        for metric in metrics
+        if not settings.usage_metrics or metric.metric_id in settings.usage_metrics
+    }
+    own = {metric_id: slicing for metric_id, slicing in wanted.items() if (slicing != UNGROUPED) == grouped}
+    noted = {metric_id: slicing for metric_id, slicing in own.items() if metric_id in billed}
+    billed_through = await session.database.run(lambda c: note_slicings(c, pair_id, noted))
+    due, refused = [], []
+    for metric in metrics:
+        if metric.metric_id not in own:
+            continue
+        slicing = own[metric.metric_id]
+        if metric.metric_id not in billed:
+            reason = reasons.get(metric.metric_id, "Its meter has not been imported: run import_meters.")
+        elif billed_through[metric.metric_id] != slicing:
+            reason = (
+                f"It is billed through {billed_through[metric.metric_id]}, and the settings say {slicing}. Switch it with "
+                f"`metronome-pipeline slicing switch {metric.metric_id}`, or change the setting back."
+            )
+        elif slicing != UNGROUPED and slicing not in {slicing_of(key) for key in metric.group_keys}:
+            reason = f"METRIC_SLICINGS says {slicing}, which is no group key of the metric."
+        else:
+            calculation = billed[metric.metric_id][1]
+            due.append(BilledMetric(metric.metric_id, metric.name, "MAX" if calculation == "MAX" else "SUM", slicing))
+            continue
+        refused.append(RefusedMetric(metric.metric_id, metric.name, reason))
+    allowed = [c for c in customers if not settings.usage_customers or c.customer_id in settings.usage_customers]
+    return Due(allowed, due, settings.customer_usage_starts), refused
+
+
+def slicing_wanted(metric: KnownMetric, settings: Settings) -> str:
+    """The slicing that the settings choose for a metric: by default the first declared group key, with grouped usage on."""
+    if not settings.grouped_usage_enabled:
+        return UNGROUPED
+    chosen = settings.metric_slicings.get(metric.metric_id)
+    if chosen is None:
+        return slicing_of(metric.group_keys[0]) if metric.group_keys else UNGROUPED
+    return UNGROUPED if chosen == UNGROUPED else slicing_of(tuple(chosen))
+
+
+def _check(
+    asset: dg.AssetKey,
+    name: str,
+    found: Sequence[Sequence[Any]],
+    columns: Sequence[str],
+    metadata: dict[str, Any] | None = None,
+) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=name,
+        passed=not found,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"found": len(found), **(metadata or {}), **({"list": table(columns, found[:100])} if found else {})},
+    )
+
+
+def _range_text(window: Window) -> str:
+    return f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC"
