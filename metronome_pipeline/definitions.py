@@ -33,7 +33,7 @@ def build_definitions(settings: Settings, overrides: Mapping[str, Any] | None = 
             solvimon_products,
         )
     ]
-    all_jobs = jobs(settings)
+    all_jobs = jobs()
     return dg.Definitions(
         assets=[*imports, usage_assets(settings), grouped_usage_assets(settings)],
         jobs=list(all_jobs.values()),
@@ -73,12 +73,15 @@ def _resources(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _load() -> dg.Definitions:
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster loads: the definitions of the account pair that the environment names.
+
+    Raises:
+        SettingsError: A sentence for each variable that is missing or wrong.
+    """
     settings = Settings.from_environment()
     # Dagster resolves the two credentials from the process's environment, and `.env` may be where they stand.
     os.environ.setdefault("METRONOME_BEARER_TOKEN", settings.metronome_bearer_token.get_secret_value())
     os.environ.setdefault("SOLVIMON_API_KEY", settings.solvimon_api_key.get_secret_value())
     return build_definitions(settings)
-
-
-defs = _load()

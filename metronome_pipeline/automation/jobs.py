@@ -5,20 +5,17 @@ from typing import Any
 
 import dagster as dg
 
-from metronome_pipeline.settings import Settings
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
-from metronome_pipeline.workflows.ingestion import hours_of
 from metronome_pipeline.workflows.usage import USAGE
 
 Jobs = Mapping[str, Any]
 
 
-def jobs(settings: Settings) -> Jobs:
+def jobs() -> Jobs:
     """Every job by its name."""
     customers = dg.AssetSelection.assets(["metronome", "customers"], ["solvimon", "customers"])
     meters = dg.AssetSelection.assets(["metronome", "billable_metrics"], ["solvimon", "meters"])
     products = dg.AssetSelection.assets(["metronome", "products"], ["solvimon", "products"])
-    hours = hours_of(settings)
     made = [
         _import("import_customers", customers, "Every Metronome customer becomes a Solvimon customer."),
         _import("import_meters", meters, "Every billable metric becomes a meter with its calculation."),
@@ -29,14 +26,12 @@ def jobs(settings: Settings) -> Jobs:
         dg.define_asset_job(
             "ingest_usage",
             dg.AssetSelection.assets(USAGE.source, USAGE.destination),
-            partitions_def=hours,
             description="Usage of the chosen hours, from Metronome into Solvimon. A range is one run.",
             tags={"workflow": "usage"},
         ),
         dg.define_asset_job(
             "ingest_grouped_usage",
             dg.AssetSelection.assets(GROUPED_USAGE.source, GROUPED_USAGE.destination),
-            partitions_def=hours,
             description="Usage with properties of the chosen hours. Only metrics that are billed with properties.",
             tags={"workflow": "grouped_usage"},
         ),

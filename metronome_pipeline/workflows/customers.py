@@ -78,7 +78,7 @@ def metronome_customers(
     """
 
     async def work() -> dg.MaterializeResult[None]:
-        async with open_session(metronome, solvimon, store, context.run_id) as session:
+        async with open_session(metronome, solvimon, store, context.run.run_id) as session:
             customers, refused = await read_customers(session)
             return dg.MaterializeResult(
                 metadata={
@@ -130,7 +130,7 @@ def solvimon_customers(
     """
 
     async def work() -> dg.MaterializeResult[None]:
-        async with open_session(metronome, solvimon, store, context.run_id) as session:
+        async with open_session(metronome, solvimon, store, context.run.run_id) as session:
             known = await session.database.run(lambda c: accounts.known_customers(c, session.pair.pair_id))
             allowed = [customer for customer in known if _allowed(customer.customer_id, settings.usage_customers)]
             outcomes = await import_customers(session, allowed, email=settings.default_customer_email)

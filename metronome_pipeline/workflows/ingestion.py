@@ -112,7 +112,7 @@ class _Run:
     settings: Settings
 
     async def events(self) -> AsyncIterator[dg.AssetMaterialization | dg.AssetCheckResult]:
-        async with open_session(self.metronome, self.solvimon, self.store, self.context.run_id) as session:
+        async with open_session(self.metronome, self.solvimon, self.store, self.context.run.run_id) as session:
             asked = self._closed_range(session.clock.now())
             await read_customers(session)
             await read_metrics(session)

@@ -88,7 +88,7 @@ def metronome_billable_metrics(
     """
 
     async def work() -> dg.MaterializeResult[None]:
-        async with open_session(metronome, solvimon, store, context.run_id) as session:
+        async with open_session(metronome, solvimon, store, context.run.run_id) as session:
             metrics, refused = await read_metrics(session)
             return dg.MaterializeResult(
                 metadata={
@@ -137,7 +137,7 @@ def solvimon_meters(
     """
 
     async def work() -> dg.MaterializeResult[None]:
-        async with open_session(metronome, solvimon, store, context.run_id) as session:
+        async with open_session(metronome, solvimon, store, context.run.run_id) as session:
             known = await session.database.run(lambda c: accounts.known_metrics(c, session.pair.pair_id))
             allowed = [m for m in known if not settings.usage_metrics or m.metric_id in settings.usage_metrics]
             outcomes = await import_meters(session, allowed, settings.metric_calculations)

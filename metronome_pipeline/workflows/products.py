@@ -84,7 +84,7 @@ def metronome_products(
     """
 
     async def work() -> dg.MaterializeResult[None]:
-        async with open_session(metronome, solvimon, store, context.run_id) as session:
+        async with open_session(metronome, solvimon, store, context.run.run_id) as session:
             products, refused = await read_products(session)
             return dg.MaterializeResult(
                 metadata={
@@ -133,7 +133,7 @@ def solvimon_products(
     """
 
     async def work() -> dg.MaterializeResult[None]:
-        async with open_session(metronome, solvimon, store, context.run_id) as session:
+        async with open_session(metronome, solvimon, store, context.run.run_id) as session:
             known = await session.database.run(lambda c: accounts.known_products(c, session.pair.pair_id))
             outcomes = await import_products(session, known)
             return dg.MaterializeResult(metadata=import_metadata(outcomes, session.solvimon.http.counts()))
