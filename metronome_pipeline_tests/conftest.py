@@ -6,14 +6,17 @@ process, however that ends. Not here: sandboxes, and anything that one folder of
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
 
 from metronome_pipeline.storage.embedded import EmbeddedPostgres, embedded_postgres
+from metronome_pipeline_tests.world import Api, World
 
 _numbers = count(1)
 
@@ -46,3 +49,27 @@ def database_url(postgres: EmbeddedPostgres, template_database: str) -> Iterator
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template_database} STRATEGY FILE_COPY")
         yield postgres.url.replace("/postgres?", f"/{name}?", 1)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def sandbox_urls() -> Iterator[tuple[str, str]]:
+    """Both sandboxes over real sockets, for this pytest process: (Metronome's URL, Solvimon's URL)."""
+    from metronome_pipeline.sandbox.metronome.app import create_app as metronome_app  # noqa: PLC0415
+    from metronome_pipeline.sandbox.server import serve  # noqa: PLC0415
+    from metronome_pipeline.sandbox.solvimon.app import create_app as solvimon_app  # noqa: PLC0415
+
+    with serve(metronome_app()) as metronome, serve(solvimon_app()) as solvimon:
+        yield metronome, solvimon
+
+
+@pytest.fixture
+def world(sandbox_urls: tuple[str, str], database_url: str) -> Iterator[World]:
+    """An empty world: two accounts, a database and a Dagster instance of the test's own."""
+    metronome_url, solvimon_url = sandbox_urls
+    metronome = Api(metronome_url, {"Authorization": f"Bearer token-{uuid.uuid4()}"})
+    solvimon = Api(solvimon_url, {"X-API-KEY": f"key-{uuid.uuid4()}"})
+    metronome.call("PUT", "/_sandbox/store", {"settings": {"rate_limit": None}})
+    solvimon.call("PUT", "/_sandbox/store", {})
+    sqlalchemy = database_url.replace("postgresql://", "postgresql+psycopg2://")
+    with dg.DagsterInstance.local_temp(overrides={"storage": {"postgres": {"postgres_url": sqlalchemy}}}) as instance:
+        yield World(metronome, solvimon, database_url, instance)

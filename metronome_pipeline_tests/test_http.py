@@ -59,13 +59,14 @@ def ask_scripted(script: Scripted, time: StillTime | None = None, **options: Any
 def ask_raw(
     exchange: Callable[[bytes, asyncio.StreamWriter, int], Any], *, replay: bool = True, **options: Any
 ) -> tuple[Greeting | ApiError, list[bytes]]:
+    options = {"policy": QUICK, **options}
+
     async def main() -> tuple[Greeting | ApiError, list[bytes]]:
-        async with raw_server(exchange) as (url, requests):
-            async with session(None, base_url=url, policy=QUICK, **options) as http:
-                try:
-                    return await ask(http, replay=replay), requests
-                except ApiError as error:
-                    return error, requests
+        async with raw_server(exchange) as (url, requests), session(None, base_url=url, **options) as http:
+            try:
+                return await ask(http, replay=replay), requests
+            except ApiError as error:
+                return error, requests
 
     return asyncio.run(main())
 
@@ -103,7 +104,7 @@ def test_a_200_whose_body_is_not_json_is_asked_again(content: bytes) -> None:
 
 def test_a_body_that_stays_broken_is_unavailable_and_may_have_arrived() -> None:
     script = Scripted(httpx.Response(200, content=b"<html>Sign in</html>"))
-    with pytest.raises(Unavailable, match="is not JSON.*<html>Sign in") as raised:
+    with pytest.raises(Unavailable, match=r"is not JSON.*<html>Sign in") as raised:
         ask_scripted(script)
     assert len(script.requests) == 3
     assert raised.value.may_have_arrived
@@ -167,7 +168,11 @@ def test_long_messages_are_cut_and_control_characters_shown() -> None:
 def test_no_error_and_no_log_line_carries_the_credential(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     echo = {"code": SECRET, "field": SECRET, "message": f"bad key {SECRET}", "resource_id": SECRET}
-    answers = [bad(503, echo), httpx.ConnectError(f"via {SECRET}"), httpx.Response(200, content=SECRET.encode())]
+    answers: list[httpx.Response | Exception] = [
+        bad(503, echo),
+        httpx.ConnectError(f"via {SECRET}"),
+        httpx.Response(200, content=SECRET.encode()),
+    ]
     for answer in [*answers, bad(400, echo, X_REQUEST_ID=SECRET), bad(401, echo), bad(302, Location=f"//{SECRET}")]:
         with pytest.raises(ApiError) as raised:
             ask_scripted(Scripted(answer))

@@ -255,7 +255,7 @@ def test_a_product_with_a_monstrous_factor_is_refused() -> None:
 def test_no_read_carries_an_idempotency_key() -> None:
     script = Scripted(page())
     walk(script, lambda api: api.products())
-    walk(script, lambda api: usage(api))
+    walk(script, usage)
     assert not any("idempotency-key" in request.headers for request in script.requests)
 
 
@@ -267,7 +267,7 @@ def usage(api: MetronomeApi, **change: Any) -> AsyncIterator[list[Usage]]:
     return api.usage(**asked)
 
 
-def row(value: str = "1", hour: int = 0, **change: str) -> str:
+def row(value: str = "1", hour: int = 0, **change: Any) -> str:
     start, end = DAY + timedelta(hours=hour), DAY + timedelta(hours=hour + 1)
     fields = {
         "customer_id": C1,
@@ -340,7 +340,7 @@ def test_a_body_with_nan_is_not_json(value: str) -> None:
         {"start_timestamp": "2026-10-01T00:00:00"},
     ],
 )
-def test_a_row_that_was_not_asked_for_fails_the_walk(change: dict[str, str]) -> None:
+def test_a_row_that_was_not_asked_for_fails_the_walk(change: dict[str, Any]) -> None:
     with pytest.raises(Malformed, match=r"data\[0\]"):
         walk(Scripted(rows(row(**change))), usage)
 
@@ -352,7 +352,10 @@ def test_a_metric_name_that_cannot_be_stored_costs_no_usage() -> None:
 
 
 def test_timestamps_of_any_form_are_the_same_hour() -> None:
-    change = {"start_timestamp": "2026-10-01T02:00:00.000+02:00", "end_timestamp": "2026-10-01T01:00:00+00:00"}
+    change: dict[str, Any] = {
+        "start_timestamp": "2026-10-01T02:00:00.000+02:00",
+        "end_timestamp": "2026-10-01T01:00:00+00:00",
+    }
     [[found]] = walk(Scripted(rows(row(**change))), usage)
     assert found.start == DAY
     assert found.start.tzinfo is UTC
@@ -376,7 +379,7 @@ def test_bounds_that_are_not_utc_midnights_a_day_apart_are_not_asked_for(
 
 
 def test_usage_by_day_has_rows_of_days() -> None:
-    change = {"end_timestamp": "2026-10-02T00:00:00Z"}
+    change: dict[str, Any] = {"end_timestamp": "2026-10-02T00:00:00Z"}
     [[found]] = walk(Scripted(rows(row(**change))), lambda api: usage(api, window_size="DAY"))
     assert found.end == NEXT
 

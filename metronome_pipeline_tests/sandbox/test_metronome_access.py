@@ -1,4 +1,4 @@
-"""Around the endpoints of the Metronome half: tokens, errors, rates, cursors, idempotency keys, faults, the log, knobs."""
+"""Around the endpoints of the Metronome half: tokens, errors, rates, cursors, idempotency keys, faults, log, knobs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -322,7 +322,7 @@ def test_every_knob_is_listed_and_takes_its_own_value_back(account: Account) -> 
     knobs = account.get("/_sandbox/settings")
     assert set(knobs) == set(Settings.__dataclass_fields__)
     for name, value in knobs.items():
-        account.set(**{name: float(value) if name in {"ingestion_lag_s"} else value})
+        account.set(**{name: float(value) if name == "ingestion_lag_s" else value})
     assert account.get("/_sandbox/settings") == knobs
 
 

@@ -1,0 +1,259 @@
+"""A world of its own for each test: an empty Metronome account, an empty Solvimon platform, a database, a Dagster instance.
+
+Here: what tests arrange with, run with, and assert on. The sandbox servers are shared by a pytest process; each world has
+credentials of its own, and with them stores that nobody else sees.
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Context, Decimal, Inexact
+from typing import Any
+
+import dagster as dg
+import httpx
+import psycopg
+
+from metronome_pipeline.definitions import build_definitions
+from metronome_pipeline.metronome.resource import MetronomeResource
+from metronome_pipeline.settings import Settings
+from metronome_pipeline.solvimon.resource import SolvimonResource
+from metronome_pipeline.storage.resource import StoreResource
+
+START = datetime(2026, 1, 5, tzinfo=UTC)
+_HOUR = timedelta(hours=1)
+_KEY = "%Y-%m-%d-%H:%M"
+_EXACT = Context(prec=1_000, traps=[Inexact])
+
+
+@dataclass
+class Api:
+    """One sandbox store, over HTTP, with the test's own client."""
+
+    url: str
+    headers: Mapping[str, str]
+
+    def call(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
+        answer = httpx.request(
+            method, f"{self.url}{path}", json=body, params=params, headers=dict(self.headers), timeout=60
+        )
+        assert answer.status_code < 300, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    def requests(self) -> dict[str, int]:
+        counts = self.call("GET", "/_sandbox/requests")["by_endpoint"]
+        return {endpoint: sum(by_status.values()) for endpoint, by_status in counts.items()}
+
+    def forget_requests(self) -> None:
+        self.call("DELETE", "/_sandbox/requests")
+
+    def set(self, **settings: Any) -> None:
+        self.call("PATCH", "/_sandbox/settings", settings)
+
+    def faults(self, *rules: Mapping[str, Any], seed: int = 1) -> None:
+        self.call("PUT", "/_sandbox/faults", {"seed": seed, "rules": list(rules)})
+
+
+@dataclass
+class World:
+    """Everything that one test needs, with what stands in it made by the test."""
+
+    metronome: Api
+    solvimon: Api
+    database_url: str
+    instance: dg.DagsterInstance
+    environment: dict[str, str] = field(default_factory=dict)
+
+    # Arrange ---------------------------------------------------------------------------------------------------------
+
+    def customer(self, name: str = "Acme", **fields: Any) -> str:
+        customer_id = fields.pop("id", None) or str(uuid.uuid4())
+        self.metronome.call("POST", "/_sandbox/customers", {"id": customer_id, "name": name, **fields})
+        return str(customer_id)
+
+    def metric(self, aggregation: str | None = "SUM", name: str = "Calls", **fields: Any) -> str:
+        metric_id = fields.pop("id", None) or str(uuid.uuid4())
+        body: dict[str, Any] = {"id": metric_id, "name": name, **fields}
+        if aggregation is not None:
+            body["aggregation_type"] = aggregation
+            body.setdefault("event_type_filter", {"in_values": [metric_id]})
+            if aggregation != "COUNT":
+                body.setdefault("aggregation_key", "value")
+        self.metronome.call("POST", "/_sandbox/billable-metrics", body)
+        return str(metric_id)
+
+    def product(self, **fields: Any) -> str:
+        product_id = fields.pop("id", None) or str(uuid.uuid4())
+        self.metronome.call("POST", "/_sandbox/products", {"id": product_id, **fields})
+        return str(product_id)
+
+    def use(self, customer: str, metric: str, hour: int, value: Any, **properties: Any) -> str:
+        """One raw event in an hour counted from START; returns its transaction id."""
+        transaction = str(uuid.uuid4())
+        event = {
+            "transaction_id": transaction,
+            "customer_id": customer,
+            "event_type": metric,
+            "timestamp": (START + hour * _HOUR + timedelta(minutes=7)).isoformat(),
+            "properties": {"value": str(value), **properties},
+        }
+        self.metronome.call("POST", "/_sandbox/events", [event])
+        return transaction
+
+    # Act -------------------------------------------------------------------------------------------------------------
+
+    def settings(self, **variables: str) -> Settings:
+        return Settings.from_environment(
+            {
+                "METRONOME_BASE_URL": self.metronome.url,
+                "METRONOME_BEARER_TOKEN": self.metronome.headers["Authorization"].removeprefix("Bearer "),
+                "METRONOME_ENVIRONMENT": "sandbox",
+                "METRONOME_REQUESTS_PER_SECOND": "1000",
+                "SOLVIMON_BASE_URL": self.solvimon.url,
+                "SOLVIMON_API_KEY": self.solvimon.headers["X-API-KEY"],
+                "USAGE_START": START.isoformat(),
+                **self.environment,
+                **variables,
+            }
+        )
+
+    def definitions(self, **variables: str) -> dg.Definitions:
+        settings = self.settings(**variables)
+        pair = settings.account_pair
+        return build_definitions(
+            settings,
+            {
+                "metronome": MetronomeResource(
+                    base_url=settings.metronome_base_url,
+                    bearer_token=settings.metronome_bearer_token.get_secret_value(),
+                    environment=settings.metronome_environment,
+                    requests_per_second=settings.metronome_requests_per_second,
+                ),
+                "solvimon": SolvimonResource(
+                    base_url=settings.solvimon_base_url,
+                    api_key=settings.solvimon_api_key.get_secret_value(),
+                    platform_id=settings.solvimon_platform_id,
+                    batch_limit=settings.solvimon_batch_limit,
+                    timeout_seconds=2.0,
+                ),
+                "store": StoreResource(
+                    metronome_host=pair.metronome_host,
+                    metronome_environment=pair.metronome_environment,
+                    solvimon_host=pair.solvimon_host,
+                    solvimon_platform_id=pair.solvimon_platform_id,
+                    database_url=self.database_url,
+                ),
+            },
+        )
+
+    def run(
+        self, job: str, *, config: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None, **variables: str
+    ) -> dg.ExecuteInProcessResult:
+        """A real run of a job, recorded in this world's instance. Never raises: look at ``success``."""
+        definition = self.definitions(**variables).resolve_job_def(job)
+        return definition.execute_in_process(
+            instance=self.instance, run_config=config, tags=dict(tags or {}), raise_on_error=False
+        )
+
+    def imports(self, **variables: str) -> dg.ExecuteInProcessResult:
+        result = self.run("import_everything", **variables)
+        assert result.success
+        return result
+
+    def ingest(
+        self, first: int = 0, last: int = 23, *, job: str = "ingest_usage", config: Mapping[str, Any] | None = None, **variables: str
+    ) -> dg.ExecuteInProcessResult:
+        """A run over the hours ``first`` to ``last``, counted from START."""
+        tags = {
+            "dagster/asset_partition_range_start": partition(first),
+            "dagster/asset_partition_range_end": partition(last),
+        }
+        step = job.removeprefix("ingest_")
+        return self.run(job, config={"ops": {step: {"config": config}}} if config else None, tags=tags, **variables)
+
+    # Assert ----------------------------------------------------------------------------------------------------------
+
+    def counted(self, customer: str, metric: str) -> dict[int, Decimal]:
+        """What Solvimon counts, by hour from START: sums over every event that is neither deleted nor a duplicate."""
+        rows = self.solvimon.call(
+            "GET", "/_sandbox/truth", customer_reference=customer, meter_reference=metric
+        )["rows"]
+        hours: dict[int, Decimal] = {}
+        for row in rows:
+            hour = int((datetime.fromisoformat(row["timestamp"]) - START) / _HOUR)
+            hours[hour] = _EXACT.add(hours.get(hour, Decimal(0)), Decimal(row["sum"]))
+        return {hour: value for hour, value in hours.items() if value}
+
+    def slices(self, customer: str, metric: str, hour: int) -> dict[tuple[tuple[str, str], ...], Decimal]:
+        """What Solvimon counts in one hour, by meter properties."""
+        rows = self.solvimon.call(
+            "GET", "/_sandbox/truth", customer_reference=customer, meter_reference=metric
+        )["rows"]
+        return {
+            tuple(sorted(row["properties"].items())): Decimal(row["sum"])
+            for row in rows
+            if datetime.fromisoformat(row["timestamp"]) == START + hour * _HOUR and Decimal(row["sum"])
+        }
+
+    def total(self, customer: str, metric: str) -> Decimal | None:
+        """What Solvimon bills for everything, by the meter's own calculation."""
+        rows = self.solvimon.call("GET", "/_sandbox/totals")["rows"]
+        values = [
+            row["value"] for row in rows if (row["customer_reference"], row["meter_reference"]) == (customer, metric)
+        ]
+        return Decimal(values[0]) if values and values[0] is not None else None
+
+    def stored_events(self) -> list[dict[str, Any]]:
+        """Every event that Solvimon stores, deleted and duplicate ones too."""
+        found = self.solvimon.call("GET", "/_sandbox/events")
+        return list(found["events"] if isinstance(found, dict) else found)
+
+    def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            cursor = connection.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def events(self) -> list[tuple[str, int | None, Decimal | None, str]]:
+        """The ledger's events as (kind, revision, number, state), in the order of planning."""
+        return [
+            (kind, revision, number, state)
+            for kind, revision, number, state in self.sql(
+                "SELECT kind, revision, number, state FROM ledger.events_v1 ORDER BY event_id"
+            )
+        ]
+
+
+def partition(hour: int) -> str:
+    """The partition key of an hour counted from START."""
+    return (START + hour * _HOUR).strftime(_KEY)
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    """The sentence with which a run failed."""
+    texts: list[str] = []
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error:
+            texts.append(event.step_failure_data.error.message)
+            data = event.step_failure_data.user_failure_data
+            texts.append(data.description or "" if data else "")
+    return " ".join(texts)
+
+
+def metadata(result: dg.ExecuteInProcessResult, *key: str) -> dict[str, Any]:
+    """The metadata of the last materialization of an asset in a run."""
+    events = [
+        event.materialization
+        for event in result.get_asset_materialization_events()
+        if event.materialization.asset_key == dg.AssetKey(list(key))
+    ]
+    return {name: value.value for name, value in events[-1].metadata.items()}
+
+
+def partitions_of(events: Iterable[dg.DagsterEvent], key: Sequence[str]) -> list[str]:
+    """The partitions of an asset that a run reported, in order."""
+    return [
+        str(event.materialization.partition)
+        for event in events
+        if event.is_step_materialization and event.materialization.asset_key == dg.AssetKey(list(key))
+    ]
