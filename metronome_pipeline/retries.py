@@ -23,8 +23,8 @@ from metronome_pipeline.errors import (
 
 IDEMPOTENCY_CODE = "IDEMPOTENCY_CHECK_FAILED"
 ALREADY_EXISTS = "RESOURCE_ALREADY_EXISTS"
-_LONGEST_HINT = 32
-"""Characters of a Retry-After worth reading: a date has 29, and digits beyond it are years without end."""
+_LONGEST_HINT = 40
+"""Characters of a Retry-After worth reading: a date has at most 33, and more digits are years without end."""
 
 
 @dataclass(frozen=True)

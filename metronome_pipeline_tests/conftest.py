@@ -4,6 +4,7 @@ One embedded server for each pytest process, so that ``pytest -n`` and two suite
 process, however that ends. Not here: sandboxes, and anything that one folder of tests needs alone.
 """
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -11,12 +12,14 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-import dagster as dg
 import psycopg
 import pytest
 
 from metronome_pipeline.storage.embedded import EmbeddedPostgres, embedded_postgres
-from metronome_pipeline_tests.world import Api, World
+from metronome_pipeline_tests.world import Api, World, instance_on
+
+# As the project's own instance storage sets it: Dagster writes its events in batches.
+os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
 
 _numbers = count(1)
 
@@ -70,6 +73,5 @@ def world(sandbox_urls: tuple[str, str], database_url: str) -> Iterator[World]:
     solvimon = Api(solvimon_url, {"X-API-KEY": f"key-{uuid.uuid4()}"})
     metronome.call("PUT", "/_sandbox/store", {"settings": {"rate_limit": None}})
     solvimon.call("PUT", "/_sandbox/store", {})
-    sqlalchemy = database_url.replace("postgresql://", "postgresql+psycopg2://")
-    with dg.DagsterInstance.local_temp(overrides={"storage": {"postgres": {"postgres_url": sqlalchemy}}}) as instance:
+    with instance_on(database_url) as instance:
         yield World(metronome, solvimon, database_url, instance)

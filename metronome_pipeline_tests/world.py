@@ -4,6 +4,11 @@ Here: what tests arrange with, run with, and assert on. The sandbox servers are 
 credentials of its own, and with them stores that nobody else sees.
 """
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,7 +167,7 @@ class World:
         return result
 
     def ingest(
-        self, first: int = 0, last: int = 23, *, job: str = "ingest_usage", config: Mapping[str, Any] | None = None, **variables: str
+        self, first: int = 0, last: int = 7, *, job: str = "ingest_usage", config: Mapping[str, Any] | None = None, **variables: str
     ) -> dg.ExecuteInProcessResult:
         """A run over the hours ``first`` to ``last``, counted from START."""
         tags = {
@@ -171,6 +176,25 @@ class World:
         }
         step = job.removeprefix("ingest_")
         return self.run(job, config={"ops": {step: {"config": config}}} if config else None, tags=tags, **variables)
+
+    def ingest_and_die(self, moment: str, first: int = 0, last: int = 7) -> None:
+        """The same in a process of its own, killed with SIGKILL at a moment (see ``dying_run``)."""
+        spec = {
+            "moment": moment,
+            "database_url": self.database_url,
+            "metronome": (self.metronome.url, dict(self.metronome.headers)),
+            "solvimon": (self.solvimon.url, dict(self.solvimon.headers)),
+            "environment": self.environment,
+            "first": first,
+            "last": last,
+        }
+        ended = subprocess.run(
+            [sys.executable, "-m", "metronome_pipeline_tests.dying_run"],
+            env={**os.environ, "DYING_RUN": json.dumps(spec)},
+            capture_output=True,
+            check=False,
+        )
+        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
 
     # Assert ----------------------------------------------------------------------------------------------------------
 
@@ -195,6 +219,10 @@ class World:
             for row in rows
             if datetime.fromisoformat(row["timestamp"]) == START + hour * _HOUR and Decimal(row["sum"])
         }
+
+    def prove_deduplication(self) -> None:
+        """Notes that this Solvimon ignores a second event under one reference, as the connection check does."""
+        self.sql("UPDATE ledger.account_pairs SET deduplication = 'proved', deduplication_at = now()")
 
     def total(self, customer: str, metric: str) -> Decimal | None:
         """What Solvimon bills for everything, by the meter's own calculation."""
@@ -222,6 +250,12 @@ class World:
                 "SELECT kind, revision, number, state FROM ledger.events_v1 ORDER BY event_id"
             )
         ]
+
+
+def instance_on(database_url: str) -> Any:
+    """A Dagster instance whose storage is a test's database."""
+    url = database_url.replace("postgresql://", "postgresql+psycopg2://")
+    return dg.DagsterInstance.local_temp(overrides={"storage": {"postgres": {"postgres_url": url}}})
 
 
 def partition(hour: int) -> str:

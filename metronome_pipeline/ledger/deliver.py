@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from metronome_pipeline.clock import Clock
 from metronome_pipeline.concurrency import work_together
-from metronome_pipeline.errors import ApiError, Refused, Unanswered, Unavailable
+from metronome_pipeline.errors import AlreadyExists, ApiError, Refused, Unanswered, Unavailable
 from metronome_pipeline.ledger import claims
 from metronome_pipeline.ledger.claims import DELIVERY_LOCK, Claim, LedgerEvent, Parking, Receipt
 from metronome_pipeline.ledger.doubts import Doubts, sent
@@ -258,7 +258,7 @@ class _Sending:
             piece, why = pieces.pop()
             remaining = self._not_parked(piece)
             if len(remaining) == 1 and len(piece) == 1:
-                self._quarantine(piece[0], why)
+                await self._end_refused(piece[0], why)
                 continue
             for part in [remaining] if len(remaining) < len(piece) else _split(piece, why, self.limit):
                 still = self._not_parked(part)
@@ -268,12 +268,18 @@ class _Sending:
                     unanswered += await self._send_batch(still)
                 except Refused as refused:
                     if len(still) == 1:
-                        self._quarantine(still[0], refused)
+                        await self._end_refused(still[0], refused)
                     else:
                         pieces.append((still, refused))
         return unanswered
 
-    def _quarantine(self, event: LedgerEvent, error: Refused) -> None:
+    async def _end_refused(self, event: LedgerEvent, error: Refused) -> None:
+        """Quarantine, but for an event that may stand in Solvimon already: that one is judged by what stands there."""
+        if isinstance(error, AlreadyExists) or event.event_id in self.doubtful:
+            receipt = await self.doubts.look_up(event)
+            if receipt is not None:
+                self._note(event, receipt)
+                return
         self._note(event, _quarantined(event, error))
         subject = refusal_subject(error)
         if subject != "event":

@@ -108,7 +108,14 @@ class Synchroniser:
         days: int = 7,
         progress: Callable[[Window, ReadReport], None] = lambda _window, _report: None,
     ) -> AsyncIterator[Step]:
-        """Goes through a window step by step and yields each step once it is committed."""
+        """Goes through a window step by step and yields each step once it is committed.
+
+        What an earlier run left planned is delivered first: nothing new is planned for a slot before its last event has
+        come to an end.
+        """
+        if send:
+            await self.ensure_customers()
+            await self.delivery.deliver()
         for step in steps(window, days):
             report = ReadReport()
             if read:

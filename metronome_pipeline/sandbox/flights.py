@@ -84,7 +84,7 @@ def flights(start: datetime | None = None, end: datetime | None = None, *, shift
     """
     shift = timedelta(weeks=shift_weeks)
     suffix = f"{shift_weeks:+d}w" if shift_weeks else ""
-    hours: dict[str, datetime] = {}
+    hours: dict[str, datetime | None] = {}
     with (
         zipfile.ZipFile(_folder() / "flights.csv.zip") as archive,
         archive.open("flights.csv") as raw,
@@ -97,9 +97,11 @@ def flights(start: datetime | None = None, end: datetime | None = None, *, shift
         ]
         time_hour, minute, carrier = at["time_hour"], at["minute"], at["carrier"]
         for number, row in enumerate(rows, start=1):
-            hour = hours.get(row[time_hour])
+            if row[time_hour] not in hours:
+                hours[row[time_hour]] = _hour_in_range(row[time_hour], start, end)
+            hour = hours[row[time_hour]]
             if hour is None:
-                hour = hours[row[time_hour]] = datetime.fromisoformat(row[time_hour]).astimezone(UTC)
+                continue
             timestamp = hour + timedelta(minutes=int(row[minute]))
             if (start is not None and timestamp < start) or (end is not None and timestamp >= end):
                 continue
@@ -109,6 +111,12 @@ def flights(start: datetime | None = None, end: datetime | None = None, *, shift
                 timestamp + shift,
                 {name: intern(row[column]) for name, column in columns if row[column] not in {"", "NA"}},
             )
+
+
+def _hour_in_range(text: str, start: datetime | None, end: datetime | None) -> datetime | None:
+    hour = datetime.fromisoformat(text).astimezone(UTC)
+    outside = (start is not None and hour + timedelta(hours=1) <= start) or (end is not None and hour >= end)
+    return None if outside else hour
 
 
 def customers(*, shift_weeks: int = 0) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ class _ThreadServer(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def serve(app: ASGIApp, *, port: int = 0, start_timeout: float = 10.0) -> Iterator[str]:
+def serve(app: ASGIApp, *, port: int = 0, start_timeout: float = 30.0) -> Iterator[str]:
     """Serve an app from a thread for the length of a ``with`` block; yields its base URL.
 
     Raises:

@@ -60,18 +60,22 @@ def pair_of(connection: Connection, accounts: AccountPair) -> Pair:
         accounts.solvimon_host,
         accounts.solvimon_platform_id,
     ]
-    connection.execute(
-        "INSERT INTO ledger.account_pairs (metronome_host, metronome_environment, solvimon_host, solvimon_platform) "
-        "VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-        key,
-    )
-    row = connection.execute(
-        "SELECT pair_id, deduplication FROM ledger.account_pairs WHERE (metronome_host, metronome_environment, "
-        "solvimon_host, solvimon_platform) = (%s, %s, %s, %s)",
-        key,
-    ).fetchone()
+    row = connection.execute(_PAIR, key).fetchone()
+    if row is None:
+        connection.execute(
+            "INSERT INTO ledger.account_pairs (metronome_host, metronome_environment, solvimon_host, solvimon_platform) "
+            "VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            key,
+        )
+        row = connection.execute(_PAIR, key).fetchone()
     assert row is not None
     return Pair(*row)
+
+
+_PAIR = """
+SELECT pair_id, deduplication FROM ledger.account_pairs
+WHERE (metronome_host, metronome_environment, solvimon_host, solvimon_platform) = (%s, %s, %s, %s)
+"""
 
 
 def note_deduplication(connection: Connection, pair_id: int, found: Literal["proved", "off"]) -> None:

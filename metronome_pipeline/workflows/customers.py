@@ -4,16 +4,16 @@ Here: the two assets, and how one customer is brought over. Not here: HTTP (``me
 itself (``mapping/customers.py``), and SQL (``storage/``).
 """
 
-import asyncio
-from collections.abc import Collection
+from typing import Any
 
 import dagster as dg
+import msgspec
 
-from metronome_pipeline.errors import AlreadyExists
 from metronome_pipeline.mapping.customers import customer_from_metronome
+from metronome_pipeline.metronome import records as metronome_records
 from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings
-from metronome_pipeline.solvimon.records import Customer
+from metronome_pipeline.solvimon.records import Customer, Organization
 from metronome_pipeline.solvimon.requests import CustomerChange
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage import accounts, imports
@@ -21,13 +21,18 @@ from metronome_pipeline.storage.accounts import KnownCustomer
 from metronome_pipeline.storage.imports import Outcome
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.workflows.imports import (
+    Listing,
+    check_usable,
+    clash,
     column_schema,
+    find_or_create,
     import_each,
     import_metadata,
-    request_metadata,
-    table,
+    listing_metadata,
+    run_in_session,
+    walk,
 )
-from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
+from metronome_pipeline.workflows.session import Session
 
 METRONOME_COLUMNS = column_schema(
     {
@@ -73,38 +78,28 @@ def metronome_customers(
 ) -> dg.MaterializeResult[None]:
     """Every customer of the Metronome account, archived ones too; one row a customer.
 
-    From `GET /v1/customers`, walked twice: active customers first, then archived ones, since the endpoint lists either. A
-    walk that misses most customers known so far stores nothing and fails: the token is of another environment.
+    From `GET /v1/customers`, walked twice: active customers first, then archived ones, since the endpoint lists either.
+    A walk that misses most customers known so far stores nothing and fails: the token is of another environment.
     """
 
-    async def work() -> dg.MaterializeResult[None]:
-        async with open_session(metronome, solvimon, store, context.run.run_id) as session:
-            customers, refused = await read_customers(session)
-            return dg.MaterializeResult(
-                metadata={
-                    "dagster/row_count": customers,
-                    "refused": len(refused),
-                    **request_metadata(session.metronome.http.counts()),
-                    **({"refused_records": table(("id", "field", "reason"), refused)} if refused else {}),
-                }
-            )
+    async def work(session: Session) -> dict[str, Any]:
+        listing = await read_customers(session)
+        return listing_metadata(listing, session.metronome.http.counts(), name=lambda customer: customer.name)
 
-    with failing_in_a_sentence():
-        return asyncio.run(work())
+    return run_in_session(context, metronome, solvimon, store, work)
 
 
-async def read_customers(session: Session) -> tuple[int, list[tuple[str, str, str]]]:
-    """Walks and stores all customers; returns how many, and those refused as (id, field, reason)."""
-    customers = {}
-    refused = []
-    for archived in (False, True):
-        async for page in session.metronome.customers(archived=archived):
-            customers |= {customer.id: customer for customer in page.records}
-            refused += [(refusal.record_id, refusal.field, refusal.reason) for refusal in page.refused]
-    await session.database.run(
-        lambda connection: accounts.store_customers(connection, session.pair.pair_id, list(customers.values()))
-    )
-    return len(customers), refused
+async def read_customers(session: Session) -> Listing[metronome_records.Customer]:
+    """Walks and stores all customers.
+
+    Raises:
+        WrongAccount: Metronome lists another environment's customers. Nothing was stored.
+    """
+    api, pair_id = session.metronome, session.pair.pair_id
+    listing = await walk(api.customers(archived=False), api.customers(archived=True))
+    customers = list(listing.records.values())
+    await session.database.run(lambda c: accounts.store_customers(c, pair_id, customers, refused=listing.refused))
+    return listing
 
 
 @dg.asset(
@@ -124,30 +119,27 @@ def solvimon_customers(
 ) -> dg.MaterializeResult[None]:
     """A Solvimon customer for each Metronome customer: `reference` ← id, `organization.legal_name` ← name.
 
-    Created where missing, renamed where Metronome's name changed, activated where still a draft; else unchanged. What exists
-    under the reference but is no organization, or is archived or closed, is refused by name: give it another reference
-    in Solvimon, or reactivate it, then run again.
+    Created where missing, renamed where Metronome's name changed, activated where still a draft; else unchanged. What
+    exists under the reference but is no organization, or is archived or closed, is refused by name: give it another
+    reference in Solvimon, or reactivate it, then run again.
     """
 
-    async def work() -> dg.MaterializeResult[None]:
-        async with open_session(metronome, solvimon, store, context.run.run_id) as session:
-            known = await session.database.run(lambda c: accounts.known_customers(c, session.pair.pair_id))
-            allowed = [customer for customer in known if _allowed(customer.customer_id, settings.usage_customers)]
-            outcomes = await import_customers(session, allowed, email=settings.default_customer_email)
-            return dg.MaterializeResult(metadata=import_metadata(outcomes, session.solvimon.http.counts()))
+    async def work(session: Session) -> dict[str, Any]:
+        known = await session.database.run(lambda c: accounts.known_customers(c, session.pair.pair_id))
+        allowed = [c for c in known if not settings.usage_customers or c.customer_id in settings.usage_customers]
+        outcomes = await import_customers(session, allowed, email=settings.default_customer_email)
+        return import_metadata(outcomes, session.solvimon.http.counts())
 
-    with failing_in_a_sentence():
-        return asyncio.run(work())
+    return run_in_session(context, metronome, solvimon, store, work)
 
 
 async def import_customers(session: Session, customers: list[KnownCustomer], *, email: str | None) -> list[Outcome]:
     """Brings customers over and remembers the outcomes. Those that Solvimon lists need no request of their own."""
-    listed = {
-        customer.reference: customer async for page in session.solvimon.list_customers() for customer in page if customer.reference
-    }
+    pages = session.solvimon.list_customers()
+    listed = {customer.reference: customer async for page in pages for customer in page if customer.reference}
 
     async def bring(customer: KnownCustomer) -> Outcome:
-        return await _import_customer(session, customer, listed.get(customer.customer_id), email)
+        return await _bring(session, customer, listed.get(customer.customer_id), email)
 
     def refused(customer: KnownCustomer, why: str) -> Outcome:
         return Outcome(customer.customer_id, customer.name, "refused", why)
@@ -160,47 +152,30 @@ async def import_customers(session: Session, customers: list[KnownCustomer], *, 
 
 
 async def ensure_customers(session: Session, *, email: str | None) -> None:
-    """Brings over the customers that have planned events but were never imported: Solvimon refuses events without them."""
+    """Brings over customers with planned events that were never imported: Solvimon refuses events without them."""
     missing = await session.database.run(lambda c: imports.customers_to_create(c, session.pair.pair_id))
     if missing:
         await import_customers(session, missing, email=email)
 
 
-async def _import_customer(
-    session: Session, customer: KnownCustomer, have: Customer | None, email: str | None
-) -> Outcome:
+async def _bring(session: Session, customer: KnownCustomer, listed: Customer | None, email: str | None) -> Outcome:
     wanted = customer_from_metronome(customer.customer_id, customer.name, email=email)
-    legal_name = wanted.organization.legal_name or ""
+    reference, legal_name = wanted.reference, wanted.organization.legal_name or ""
     api = session.solvimon
-    if have is None:
-        try:
-            created = await api.create_customer(wanted)
-        except AlreadyExists:
-            have = await api.find_customer(wanted.reference)
-            if have is None:
-                raise
-        else:
-            if created.status != "ACTIVE":
-                await api.activate_customer(wanted.reference)
-            return Outcome(wanted.reference, legal_name, "created", solvimon_id=created.id)
-    if have.type != "ORGANIZATION" or have.status not in ("DRAFT", "ACTIVE"):
-        return Outcome(
-            wanted.reference,
-            legal_name,
-            "refused",
-            f"A customer with this reference exists in Solvimon as {have.type}, {have.status}. It must be an active organization: "
-            "give that one another reference, or reactivate it, and import again.",
-            have.id,
-        )
+    have, made = await find_or_create(
+        listed, lambda: api.create_customer(wanted), lambda: api.find_customer(reference)
+    )
+    if have.type != "ORGANIZATION":
+        raise clash("customer", reference, f"type {have.type}", "type ORGANIZATION")
+    check_usable("customer", reference, have.status)
     changed = False
-    if have.legal_name != legal_name:
-        await api.update_customer(wanted.reference, CustomerChange(organization=wanted.organization))
+    if (have.legal_name or "") != legal_name:
+        # The whole organization: whether a change keeps the parts that it does not name, such as tax ids, is not known.
+        organization = msgspec.structs.replace(have.organization or Organization(), legal_name=legal_name)
+        await api.update_customer(reference, CustomerChange(organization=organization))
         changed = True
     if have.status == "DRAFT":
-        await api.activate_customer(wanted.reference)
+        await api.activate_customer(reference)
         changed = True
-    return Outcome(wanted.reference, legal_name, "updated" if changed else "unchanged", solvimon_id=have.id)
-
-
-def _allowed(identifier: str, allow_list: Collection[str]) -> bool:
-    return not allow_list or identifier in allow_list
+    outcome = "created" if made else "updated" if changed else "unchanged"
+    return Outcome(reference, legal_name, outcome, solvimon_id=have.id)

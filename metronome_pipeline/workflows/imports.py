@@ -1,59 +1,180 @@
-"""What the three imports share: an outcome for each record, and the numbers and the table that Dagster shows of them."""
+"""What the three imports share: their step, what was read, an outcome for each record, and what Dagster shows of them.
 
+Not here: customers, meters and products themselves (files of their own), HTTP, SQL.
+"""
+
+import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 import dagster as dg
 
 from metronome_pipeline.concurrency import work_together
-from metronome_pipeline.errors import Refused
+from metronome_pipeline.errors import AlreadyExists, Refused
 from metronome_pipeline.http import RequestCounts
+from metronome_pipeline.metronome.records import Page, Refusal
+from metronome_pipeline.metronome.resource import MetronomeResource
+from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.imports import Outcome
+from metronome_pipeline.storage.resource import StoreResource
+from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
+
+
+class HasId(Protocol):
+    """Anything that either API lists."""
+
+    @property
+    def id(self) -> str:
+        """Its id there."""
+        ...
+
 
 R = TypeVar("R")
-O = TypeVar("O", bound=Outcome)
+Listed = TypeVar("Listed", bound=HasId)
+Stored = TypeVar("Stored", bound=HasId)
+Imported = TypeVar("Imported", bound=Outcome)
+
 PREVIEW_ROWS = 20
+LISTED_ROWS = 500
+"""Rows of a table of refused or noted records in Dagster. All of them stand in Postgres."""
+
+
+class Incompatible(Exception):  # noqa: N818 - as in errors.py
+    """What stands in Solvimon under a reference cannot serve, as a sentence for the person who must act."""
+
+
+@dataclass(frozen=True)
+class Listing(Generic[Listed]):
+    """A complete walk of one of Metronome's lists: the records by id, and those that cannot be kept."""
+
+    records: dict[str, Listed] = field(default_factory=dict)
+    refused: dict[str, Refusal] = field(default_factory=dict)
+
+
+def run_in_session(
+    context: dg.AssetExecutionContext,
+    metronome: MetronomeResource,
+    solvimon: SolvimonResource,
+    store: StoreResource,
+    work: Callable[[Session], Awaitable[Mapping[str, Any]]],
+) -> dg.MaterializeResult[None]:
+    """The step of an import: opens everything, does the work, and gives its numbers to Dagster.
+
+    Raises:
+        dg.Failure: One sentence, where the work as a whole could not be done.
+    """
+
+    async def step() -> dg.MaterializeResult[None]:
+        async with open_session(metronome, solvimon, store, context.run.run_id) as session:
+            return dg.MaterializeResult(metadata=await work(session))
+
+    with failing_in_a_sentence():
+        return asyncio.run(step())
+
+
+async def walk(*lists: AsyncIterator[Page[Listed]]) -> Listing[Listed]:
+    """Walks lists to their ends, one after the other. Of two records with one id the later is kept."""
+    listing: Listing[Listed] = Listing()
+    for pages in lists:
+        async for page in pages:
+            listing.records.update({record.id: record for record in page.records})
+            listing.refused.update({refusal.record_id: refusal for refusal in page.refused})
+    return listing
+
+
+def listing_metadata(
+    listing: Listing[Listed], counts: RequestCounts, *, name: Callable[[Listed], str]
+) -> dict[str, Any]:
+    """Numbers of a complete walk, a preview, and what was refused."""
+    records = [listing.records[record_id] for record_id in sorted(listing.records)]
+    refused = [(refusal.record_id, refusal.field, refusal.reason) for refusal in listing.refused.values()]
+    return {
+        "dagster/row_count": len(records),
+        "refused": len(refused),
+        **request_metadata(counts),
+        "preview": table(("id", "name"), [(record.id, name(record)) for record in records[:PREVIEW_ROWS]]),
+        **({"refused_records": table(("id", "field", "reason"), refused[:LISTED_ROWS])} if refused else {}),
+    }
 
 
 async def import_each(
     records: Iterable[R],
-    bring: Callable[[R], Awaitable[O]],
+    bring: Callable[[R], Awaitable[Imported]],
     *,
-    refused: Callable[[R, str], O],
+    refused: Callable[[R, str], Imported],
     workers: int,
-) -> list[O]:
-    """Brings every record over, several at once. A record that Solvimon refuses is an outcome; the others go on."""
+) -> list[Imported]:
+    """Brings every record over, several at once. One that Solvimon refuses is an outcome, and the others go on."""
     waiting = iter(records)
-    outcomes: list[O] = []
+    outcomes: list[Imported] = []
 
     async def work() -> None:
         for record in waiting:
             try:
                 outcomes.append(await bring(record))
-            except Refused as error:
+            except (Refused, Incompatible) as error:
                 outcomes.append(refused(record, str(error)))
 
     await work_together(work, workers)
     return sorted(outcomes, key=lambda outcome: outcome.reference)
 
 
+async def find_or_create(
+    listed: Stored | None,
+    create: Callable[[], Awaitable[Stored]],
+    find: Callable[[], Awaitable[Stored | None]],
+) -> tuple[Stored, bool]:
+    """What stands in Solvimon under a reference, made where nothing does; and whether it was made.
+
+    A list may hide drafts and what is archived: what it does not show is found when its creation conflicts.
+
+    Raises:
+        AlreadyExists: It cannot be made, and cannot be found either.
+    """
+    if listed is not None:
+        return listed, False
+    try:
+        return await create(), True
+    except AlreadyExists as error:
+        found = await find()
+        if found is None:
+            raise
+        return found, error.may_have_arrived
+
+
+def check_usable(what: str, reference: str | None, status: str | None) -> None:
+    """Passes what is active, or a draft that can be made so.
+
+    Raises:
+        Incompatible: It was archived, deprecated or closed by someone.
+    """
+    if status not in (None, "DRAFT", "ACTIVE"):
+        raise clash(what, reference, f"status {status}", "status ACTIVE")
+
+
+def clash(what: str, reference: str | None, has: str, needs: str) -> Incompatible:
+    """Something else stands under a reference that an import needs."""
+    return Incompatible(
+        f"A {what} with the reference {reference} exists in Solvimon with {has}, where {needs} is needed. Correct it or "
+        "give it another reference there, then import again."
+    )
+
+
 def import_metadata(outcomes: Sequence[Outcome], counts: RequestCounts) -> dict[str, Any]:
-    """Numbers by outcome, requests made, and tables of what was refused or changed."""
+    """Numbers by outcome, requests made, and tables of what was refused or should be known."""
     by_outcome = Counter(outcome.outcome for outcome in outcomes)
     refused = [outcome for outcome in outcomes if outcome.outcome == "refused"]
     noted = [outcome for outcome in outcomes if outcome.outcome != "refused" and outcome.reason]
-    metadata: dict[str, Any] = {
+    return {
         "dagster/row_count": len(outcomes),
         **{name: by_outcome[name] for name in ("created", "updated", "unchanged", "refused")},
         **request_metadata(counts),
         "preview": outcome_table(outcomes[:PREVIEW_ROWS]),
+        **({"refused_records": outcome_table(refused[:LISTED_ROWS])} if refused else {}),
+        **({"to_note": outcome_table(noted[:LISTED_ROWS])} if noted else {}),
     }
-    if refused:
-        metadata["refused_records"] = outcome_table(refused)
-    if noted:
-        metadata["to_note"] = outcome_table(noted)
-    return metadata
 
 
 def request_metadata(counts: RequestCounts) -> dict[str, Any]:

@@ -506,6 +506,12 @@ def test_the_audit_log_ends_at_an_empty_page_and_keeps_its_cursor() -> None:
     assert "starting_on" not in script.requests[1].url.params
 
 
+def test_an_audit_log_that_repeats_a_page_with_entries_fails() -> None:
+    entry = {"id": "1", "timestamp": "2026-10-01T00:00:00Z", "request": {"id": "r"}}
+    with pytest.raises(CursorRepeated):
+        walk(Scripted(page(entry, next_page="a"), page(entry, next_page="a")), lambda api: api.audit_logs())
+
+
 def test_every_failure_of_the_client_is_one_of_ours() -> None:
     for body in ("null", "5", '"x"', '{"data": {}}', '{"data": [[[]]]}'):
         with pytest.raises(ApiError):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import islice
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_the_year_has_its_published_totals_through_the_api(account: Account) -> 
 
 def test_two_days_by_hour_and_by_group_agree_with_the_truth(account: Account) -> None:
     load(account, **{"from": "2013-01-01", "to": "2013-01-03"})
-    bounds = {"starting_on": "2013-01-01T00:00:00Z", "ending_before": "2013-01-03T00:00:00Z"}
+    bounds: Any = {"starting_on": "2013-01-01T00:00:00Z", "ending_before": "2013-01-03T00:00:00Z"}
     usage = {
         (row["customer_id"], row["billable_metric_id"], row["start_timestamp"]): row["value"]
         for row in account.usage("HOUR", **bounds)

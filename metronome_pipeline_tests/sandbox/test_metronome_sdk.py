@@ -1,6 +1,7 @@
 """The Metronome half, read by the vendor's own client over a real socket."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import metronome
 import pytest
@@ -10,7 +11,7 @@ from metronome_pipeline.sandbox.metronome import create_app
 from metronome_pipeline.sandbox.server import serve
 from metronome_pipeline_tests.sandbox.metronome_account import Account
 
-WEEK = {"starting_on": "2025-03-03T00:00:00Z", "ending_before": "2025-03-11T00:00:00Z"}
+WEEK: Any = {"starting_on": "2025-03-03T00:00:00Z", "ending_before": "2025-03-11T00:00:00Z"}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_the_client_reads_grouped_usage(client: Metronome, account: Account) -> 
     customer, metric = account.customer(), account.metric()
     for n in range(12):
         account.event(customer, n="1.5", region=f"r{n % 4}", team=f"t{n % 3}")
-    whom = {"customer_id": customer, "billable_metric_id": metric}
+    whom: Any = {"customer_id": customer, "billable_metric_id": metric}
     rows = list(
         client.v1.usage.list_with_groups(**whom, **WEEK, window_size="HOUR", group_key=["region", "team"], limit=5)
     )

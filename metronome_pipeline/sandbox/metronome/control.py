@@ -17,6 +17,7 @@ from metronome_pipeline.sandbox.faults import FaultRules
 from metronome_pipeline.sandbox.metronome import checks, datasets, ingest, truth
 from metronome_pipeline.sandbox.metronome.answers import Answer, Refused, from_json, read_instant, to_json
 from metronome_pipeline.sandbox.metronome.gate import CONTROL, respond
+from metronome_pipeline.sandbox.metronome.settings import Settings
 from metronome_pipeline.sandbox.metronome.store import CannedAnswer, Fields, RequestLog, Store, Stores
 
 _EARLY = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,8 +29,11 @@ def control_routes(stores: Stores) -> list[BaseRoute]:
     """The control routes; they answer for the store of the token in the request."""
 
     def put_store(store: Store, request: Request, body: Any) -> Answer:
+        settings = checks.body_of_tree(body if body is not None else {}).get("settings", {})
+        # Read before the store is emptied: a refused request changes nothing.
+        Settings().changed(settings)
         created = stores.create(request.scope["sandbox.token"])
-        created.change_settings((body or {}).get("settings", {}))
+        created.change_settings(settings)
         return Answer({"settings": created.settings.as_tree()}, status=201)
 
     table: list[tuple[str, str, _Control]] = [

@@ -68,7 +68,7 @@ def read_event(store: Store, given: Any, received_at: datetime) -> Event:
     """
     if not isinstance(given, dict):
         raise Refused("An event must be an object.")
-    properties = given.get("properties") or {}
+    properties = given.get("properties", {})
     if not isinstance(properties, dict):
         raise Refused("properties must be an object.")
     sent_for = checks.text(given, "customer_id")

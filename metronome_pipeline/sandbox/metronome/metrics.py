@@ -81,10 +81,11 @@ def _require_streaming(body: dict[str, Any]) -> None:
     filters = body.get("property_filters", [])
     if not isinstance(filters, list) or not all(isinstance(one, dict) for one in filters):
         raise Refused("property_filters must be a list of filters.")
-    required = {checks.text(one, "name") for one in filters if one.get("exists") or one.get("in_values")}
+    named = {checks.text(one, "name"): one for one in filters}
+    required = {name for name, one in named.items() if one.get("exists") or one.get("in_values")}
     if body["aggregation_type"].upper() != "COUNT":
         key = checks.text(body, "aggregation_key")
-        if key not in {one["name"] for one in filters}:
+        if key not in named:
             raise Refused("aggregation_key must be the name of one of the property filters.")
     group_keys = body.get("group_keys", [])
     if not isinstance(group_keys, list):

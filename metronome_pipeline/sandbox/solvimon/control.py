@@ -138,7 +138,7 @@ def _post_subscription(store: Store, request: Request, body: object) -> JsonObje
         customer_reference=wanted.customer_reference,
         meter_references=None if wanted.meter_references is None else frozenset(wanted.meter_references),
     )
-    store.subscriptions.append(subscription)
+    store.add_subscription(subscription)
     return subscription.as_json()
 
 

@@ -44,9 +44,7 @@ class Subscription:
     meter_references: frozenset[str] | None
 
     def covers(self, event: Event) -> bool:
-        """Whether this event is billed through the subscription."""
-        if event.customer_reference != self.customer_reference:
-            return False
+        """Whether this event of its customer is billed through the subscription."""
         if event.subscription_id is not None and event.subscription_id != self.id:
             return False
         return self.meter_references is None or event.meter_reference in self.meter_references
@@ -94,6 +92,7 @@ class Store:
     ids: IdSource = field(init=False)
     events: EventStore = field(init=False)
     _collections: dict[str, Collection] = field(init=False)
+    _subscriptions_of: dict[str, list[Subscription]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.ids = IdSource(self.salt)
@@ -110,7 +109,13 @@ class Store:
 
     def subscription_for(self, event: Event) -> Subscription | None:
         """The subscription that bills an event: the latest that covers it, which is the documented fallback."""
-        return next((item for item in reversed(self.subscriptions) if item.covers(event)), None)
+        mine = self._subscriptions_of.get(event.customer_reference or "", ())
+        return next((one for one in reversed(mine) if one.covers(event)), None)
+
+    def add_subscription(self, subscription: Subscription) -> None:
+        """Store a subscription. Events that were processed before stay as they are until they are reprocessed."""
+        self.subscriptions.append(subscription)
+        self._subscriptions_of.setdefault(subscription.customer_reference, []).append(subscription)
 
     def matches(self, event: Event) -> bool:
         """Whether an event finds a subscription."""

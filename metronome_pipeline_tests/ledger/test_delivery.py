@@ -1,0 +1,169 @@
+"""What became of each event is known, whatever happens to processes, requests and answers: nothing lost, nothing twice."""
+
+import threading
+from decimal import Decimal
+
+import pytest
+
+from metronome_pipeline_tests.world import World, failure
+
+INGEST = "/v1/events/ingest-batch"
+
+
+@pytest.fixture
+def account(world: World) -> tuple[str, str]:
+    """A customer and a SUM metric, imported."""
+    customer, metric = world.customer(), world.metric("SUM")
+    world.imports()
+    return customer, metric
+
+
+@pytest.mark.parametrize("deduplication", ["on", "off"])
+@pytest.mark.parametrize("moment", ["before_sending", "before_receipts"])
+def test_a_killed_run_is_finished_by_the_next_under_the_same_references(
+    world: World, account: tuple[str, str], moment: str, deduplication: str
+) -> None:
+    customer, metric = account
+    world.solvimon.set(reference_idempotency=deduplication)
+    if deduplication == "on":
+        world.prove_deduplication()
+    for hour in range(5):
+        world.use(customer, metric, hour, 10)
+    world.ingest_and_die(moment)
+    assert [state for *_, state in world.events()] == ["sending"] * 5
+    world.use(customer, metric, 1, 1)
+    assert world.ingest().success
+    assert world.counted(customer, metric) == {0: 10, 1: 11, 2: 10, 3: 10, 4: 10}
+    assert {state for *_, state in world.events()} == {"delivered"}
+
+
+@pytest.mark.parametrize("deduplication", ["on", "off"])
+@pytest.mark.parametrize("fault", ["reset_before", "reset_after", "truncated_body", "html_200", "not_json_200", "short_201", "status_503"])
+def test_an_event_whose_answer_never_came_counts_once(
+    world: World, account: tuple[str, str], fault: str, deduplication: str
+) -> None:
+    customer, metric = account
+    world.solvimon.set(reference_idempotency=deduplication)
+    if deduplication == "on":
+        world.prove_deduplication()
+    for hour in range(3):
+        world.use(customer, metric, hour, 10)
+    world.solvimon.faults({"path": INGEST, "method": "POST", "kind": fault, "rate": 1, "times": 2})
+    result = world.ingest()
+    assert result.success, failure(result)
+    assert world.counted(customer, metric) == {0: 10, 1: 10, 2: 10}
+
+
+def test_a_duplicate_whose_original_differs_is_taken_as_it_is_and_the_difference_is_sent(
+    world: World, account: tuple[str, str]
+) -> None:
+    customer, metric = account
+    world.prove_deduplication()
+    world.use(customer, metric, 1, 10)
+    world.ingest_and_die("before_sending")
+    ((reference,),) = world.sql("SELECT reference FROM ledger.events")
+    original = {
+        "reference": reference,
+        "customer_reference": customer,
+        "meter_reference": metric,
+        "timestamp": "2026-01-05T01:00:00Z",
+        "meter_values": [{"reference": f"{metric}_value", "number": "4"}],
+    }
+    world.solvimon.call("POST", "/v1/events/ingest", original)
+    assert world.ingest().success
+    assert world.counted(customer, metric) == {1: 10}
+    assert world.events() == [("usage", 0, Decimal(10), "restated"), ("correction", 1, Decimal(6), "delivered")]
+
+
+def test_one_poisoned_event_is_quarantined_and_the_others_go_through_in_a_few_requests(
+    world: World, account: tuple[str, str]
+) -> None:
+    customer, metric = account
+    for hour in range(100):
+        world.use(customer, metric, hour, 10)
+    poisoned = world.sql(
+        "SELECT ledger.event_reference(%s, %s, '2026-01-05T07:00Z', '2026-01-05T08:00Z', 'total', 0)", customer, metric
+    )[0][0]
+    world.solvimon.set(refuse_reference=[poisoned], error_field_index=False)
+    world.solvimon.forget_requests()
+    result = world.ingest(0, 99)
+    assert result.success, failure(result)
+    counted = world.counted(customer, metric)
+    assert len(counted) == 99
+    assert 7 not in counted
+    assert world.solvimon.requests()[f"POST {INGEST}"] <= 2 + 12
+    check = next(c for c in result.get_asset_check_evaluations() if c.check_name == "nothing_in_quarantine")
+    assert not check.passed
+
+
+def test_a_quarantined_slot_takes_no_newer_event(world: World, account: tuple[str, str]) -> None:
+    customer, metric = account
+    world.use(customer, metric, 1, 10)
+    reference = world.sql(
+        "SELECT ledger.event_reference(%s, %s, '2026-01-05T01:00Z', '2026-01-05T02:00Z', 'total', 0)", customer, metric
+    )[0][0]
+    world.solvimon.set(refuse_reference=[reference])
+    assert world.ingest().success
+    world.use(customer, metric, 1, 5)
+    assert world.ingest().success
+    assert world.events() == [("usage", 0, Decimal(10), "quarantined")]
+
+
+def test_an_inactive_meter_parks_its_events_in_one_decision(world: World, account: tuple[str, str]) -> None:
+    customer, metric = account
+    other = world.metric("SUM", name="Other")
+    world.imports()
+    for hour in range(300):
+        world.use(customer, metric, hour, 1)
+        world.use(customer, other, hour, 1)
+    world.solvimon.call("PATCH", f"/v1/meters/{metric}", {"status": "ARCHIVED"})
+    world.solvimon.forget_requests()
+    result = world.ingest(0, 299)
+    assert result.success, failure(result)
+    assert world.counted(customer, metric) == {}
+    assert sum(world.counted(customer, other).values()) == 300
+    assert world.solvimon.requests()[f"POST {INGEST}"] <= 12 + 20
+    assert world.sql("SELECT count(*) FROM ledger.quarantine_v1") == [(300,)]
+
+
+def test_two_runs_of_the_same_hours_at_once_send_each_event_once(world: World, account: tuple[str, str]) -> None:
+    customer, metric = account
+    world.solvimon.set(reference_idempotency="off")
+    for hour in range(60):
+        world.use(customer, metric, hour, 10)
+    world.solvimon.faults({"path": INGEST, "method": "POST", "kind": "slow", "rate": 1, "seconds": 0.2})
+    results = []
+    runs = [threading.Thread(target=lambda: results.append(world.ingest(0, 59).success)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert results == [True, True]
+    assert len(world.stored_events()) == 60
+    assert sum(world.counted(customer, metric).values()) == 600
+
+
+@pytest.mark.parametrize("status", ["status_401", "status_403"])
+def test_a_refused_credential_fails_the_run_at_once_and_loses_nothing(
+    world: World, account: tuple[str, str], status: str
+) -> None:
+    customer, metric = account
+    world.use(customer, metric, 1, 10)
+    world.solvimon.faults({"path": INGEST, "method": "POST", "kind": status, "rate": 1})
+    world.solvimon.forget_requests()
+    result = world.ingest()
+    assert not result.success
+    assert "SOLVIMON_API_KEY" in failure(result)
+    assert world.solvimon.requests()[f"POST {INGEST}"] == 1
+    world.solvimon.faults()
+    assert world.ingest().success
+    assert world.counted(customer, metric) == {1: 10}
+
+
+def test_a_batch_limit_that_fell_is_learned_from_the_refusal(world: World, account: tuple[str, str]) -> None:
+    customer, metric = account
+    for hour in range(100):
+        world.use(customer, metric, hour, 1)
+    world.solvimon.set(batch_max=7)
+    assert world.ingest(0, 99).success
+    assert sum(world.counted(customer, metric).values()) == 100
