@@ -143,7 +143,7 @@ class _Sending:
             if self.delivery.deduplicated and self.claim.attempted_ago < _SAFE_AGE:
                 await self.delivery.database.run(lambda connection: claims.attempt(connection, self.claim))
             else:
-                await self.doubts.wait_out(self.claim.attempted_ago)
+                await self.doubts.wait_out()
                 events = await self._look_up(events)
         for deletion in [event for event in events if event.kind == "deletion"]:
             await self._delete(deletion)
@@ -152,8 +152,10 @@ class _Sending:
             unanswered = await self._send_batches(waiting)
             if not unanswered:
                 return
-            await self.doubts.wait_out(timedelta(0))
-            waiting = await self._look_up(unanswered)
+            waiting = unanswered
+            if not self.delivery.deduplicated:
+                await self.doubts.wait_out()
+                waiting = await self._look_up(unanswered)
         if waiting:
             raise Unavailable(
                 f"Solvimon gave no answer to {len(waiting)} events in {_DOUBT_ROUNDS} attempts. They are looked up and sent by "

@@ -27,11 +27,9 @@ class Doubts:
     clock: Clock
     request_timeout: timedelta
 
-    async def wait_out(self, attempted_ago: timedelta) -> None:
-        """Waits until a request sent so long ago can no longer be under way."""
-        left = (self.request_timeout - attempted_ago).total_seconds()
-        if left > 0:
-            await self.clock.sleep(left)
+    async def wait_out(self) -> None:
+        """Waits until no earlier request can still be under way. When the last one left is not known, only when it ended."""
+        await self.clock.sleep(self.request_timeout.total_seconds())
 
     async def copies(self, reference: str) -> list[MeterData]:
         """Everything stored under a reference: the original, duplicates, deleted ones."""

@@ -55,9 +55,10 @@ class Brake:
 
     def __str__(self) -> str:
         """One sentence for the person who decides."""
+        change = "fall" if self.observed < self.billed else "rise where another customer's falls,"
         who = f"customer {self.customer_id}" if self.customer_id else "all customers"
         return (
-            f"Held: usage of metric {self.metric_id} for {who} would fall from {self.billed} to {self.observed}. "
+            f"Held: usage of metric {self.metric_id} for {who} would {change} from {self.billed} to {self.observed}. "
             f"If that is right, let it through with `metronome-pipeline brake release {self.digest}`."
         )
 
@@ -96,7 +97,7 @@ def plan(connection: Connection, scope: Scope, *, run_id: str) -> Planned:
         connection.execute(statement, {"pair_id": scope.pair_id})
     brakes = _brake(connection, scope, run_id) if scope.brake else []
     rows = connection.execute(_WRITE, {"pair_id": scope.pair_id, "run_id": run_id}).fetchall()
-    connection.execute("DROP TABLE due, covered, committed, observed, proposed")
+    connection.execute("DROP TABLE IF EXISTS due, covered, committed, observed, proposed, nets")
     return Planned(
         by_kind={kind: count for kind, count, _ in rows},
         changed_hours=frozenset(hour for _, _, hours in rows for hour in hours),
@@ -132,6 +133,7 @@ def _brake(connection: Connection, scope: Scope, run_id: str) -> list[Brake]:
         "end": scope.end,
         "run_id": run_id,
     }
+    connection.execute(_NETS)
     rows = connection.execute(_BRAKE, parameters).fetchall()
     brakes = [Brake(*row) for row in rows]
     for brake in brakes:
@@ -283,28 +285,47 @@ WHERE d.calculation = 'MAX' AND NOT coalesce(c.open, false) AND NOT EXISTS (
       AND CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END = o.value)
 """
 
-# Net decreases by (customer, metric), then by metric. An hour of a MAX meter counts its highest slice. The digest names
-# every correction and deletion that was held; a released digest lets exactly these through.
-_BRAKE = """
-WITH slots AS (
+# What each hour would change from and to. An hour of a MAX meter counts its highest slice.
+_NETS = """
+CREATE TEMP TABLE nets ON COMMIT DROP AS
+SELECT customer_id, metric_id, start_at, CASE calculation WHEN 'MAX' THEN max(billed) ELSE sum(billed) END AS billed,
+       CASE calculation WHEN 'MAX' THEN max(observed) ELSE sum(observed) END AS observed
+FROM (
     SELECT customer_id, metric_id, start_at, d.calculation, o.value AS observed,
            CASE d.calculation WHEN 'MAX' THEN c.highest ELSE c.total END AS billed
     FROM observed o FULL JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice) JOIN due d USING (metric_id)
-), hours AS (
-    SELECT customer_id, metric_id,
-           CASE calculation WHEN 'MAX' THEN max(billed) ELSE sum(billed) END AS billed,
-           CASE calculation WHEN 'MAX' THEN max(observed) ELSE sum(observed) END AS observed
-    FROM slots GROUP BY customer_id, metric_id, start_at, calculation
-), nets AS (
+) AS slots
+GROUP BY customer_id, metric_id, start_at, calculation
+"""
+
+# Net decreases by (customer, metric), then by metric. Where usage moved from one customer to another, the other one's rise
+# in the very hours of the fall is held as well: sent alone, it would bill that usage twice. The digest names every
+# correction and deletion that was held, and first events where they are such a rise; a released digest lets exactly these
+# through.
+_BRAKE = """
+WITH falls AS (
     SELECT customer_id, metric_id, coalesce(sum(billed), 0) AS billed, coalesce(sum(observed), 0) AS observed
-    FROM hours GROUP BY GROUPING SETS ((customer_id, metric_id), (metric_id))
+    FROM nets GROUP BY GROUPING SETS ((customer_id, metric_id), (metric_id))
+    HAVING coalesce(sum(billed), 0) - coalesce(sum(observed), 0)
+        > greatest(%(floor)s, %(share)s * abs(coalesce(sum(billed), 0)))
+), fallen_hours AS (
+    SELECT DISTINCT n.metric_id, n.start_at FROM falls f JOIN nets n USING (customer_id, metric_id)
+    WHERE coalesce(n.observed, 0) < n.billed
+), rises AS (
+    SELECT n.customer_id, n.metric_id, coalesce(sum(n.billed), 0) AS billed, coalesce(sum(n.observed), 0) AS observed
+    FROM nets n JOIN fallen_hours h USING (metric_id, start_at)
+    GROUP BY n.customer_id, n.metric_id
+    HAVING coalesce(sum(n.observed), 0) - coalesce(sum(n.billed), 0)
+        > greatest(%(floor)s, %(share)s * abs(coalesce(sum(n.billed), 0)))
+), held AS (
+    SELECT *, false AS rise FROM falls UNION ALL SELECT *, true FROM rises
 ), braked AS (
     SELECT n.customer_id, n.metric_id, n.billed, n.observed, (
         SELECT encode(sha256(convert_to(concat(n.customer_id, '|', n.metric_id, E'\\n') || string_agg(concat_ws('|', p.customer_id, p.metric_id, p.start_at AT TIME ZONE 'UTC', p.slice, p.kind,
                    p.revision, p.number, p.deletes), E'\\n' ORDER BY p.customer_id, p.metric_id, p.start_at, p.slice, p.kind, p.deletes), 'UTF8')), 'hex')
-        FROM proposed p WHERE p.kind <> 'usage' AND CASE WHEN n.customer_id IS NULL THEN p.metric_id = n.metric_id ELSE p.customer_id = n.customer_id END
+        FROM proposed p WHERE (p.kind <> 'usage' OR n.rise) AND CASE WHEN n.customer_id IS NULL THEN p.metric_id = n.metric_id ELSE p.customer_id = n.customer_id END
     ) AS full_digest
-    FROM nets n WHERE n.billed - n.observed > %(floor)s AND n.billed - n.observed > %(share)s * abs(n.billed)
+    FROM held n
 ), written AS (
     INSERT INTO ledger.brakes (pair_id, digest, customer_id, metric_id, from_at, to_at, billed, observed, run_id)
     SELECT %(pair_id)s, left(full_digest, 16), customer_id, metric_id, %(start)s, %(end)s, billed, observed, %(run_id)s

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from metronome_pipeline.ledger.deliver import Delivery, DeliveryReport
 from metronome_pipeline.ledger.plan import Brake, BrakeLimits, Connection, Planned, Scope, plan
-from metronome_pipeline.ledger.read import ReadReport, UsageReader, Window, steps
+from metronome_pipeline.ledger.read import ReadReport, Unread, UsageReader, Window, steps
 from metronome_pipeline.mapping.usage import BilledMetric
 from metronome_pipeline.storage.accounts import KnownCustomer
 from metronome_pipeline.storage.database import Database
@@ -98,6 +98,13 @@ class Synchroniser:
                 break
         return planned, delivered
 
+    async def _never_read(self, due: Due, window: Window) -> ReadReport:
+        """What a plan from stored readings alone would lack."""
+        missing = await self.database.run(lambda c: gaps(c, self.pair_id, due, window.start, window.end))
+        metric_ids = tuple(metric.metric_id for metric in due.metrics)
+        reason = "Some of these hours were never read: materialize the source as well."
+        return ReadReport(unread=tuple(Unread(customer_id, metric_ids, reason) for customer_id, _ in missing))
+
     async def run(
         self,
         due: Due,
@@ -117,8 +124,9 @@ class Synchroniser:
             await self.ensure_customers()
             await self.delivery.deliver()
         for step in steps(window, days):
-            report = ReadReport()
-            if read:
+            if not read:
+                report = await self._never_read(due, step)
+            else:
                 report = await self.read(due, step, lambda so_far, step=step: progress(step, so_far))  # type: ignore[misc]
             planned, delivered = Planned(), DeliveryReport()
             if send:
