@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, Inexact
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 import httpx
@@ -49,6 +51,10 @@ class Api:
     def requests(self) -> dict[str, int]:
         counts = self.call("GET", "/_sandbox/requests")["by_endpoint"]
         return {endpoint: sum(by_status.values()) for endpoint, by_status in counts.items()}
+
+    def writes(self) -> dict[str, int]:
+        """Requests by endpoint that made or changed something, or tried to."""
+        return {endpoint: count for endpoint, count in self.requests().items() if not endpoint.startswith("GET ")}
 
     def forget_requests(self) -> None:
         self.call("DELETE", "/_sandbox/requests")
@@ -153,7 +159,12 @@ class World:
         )
 
     def run(
-        self, job: str, *, config: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None, **variables: str
+        self,
+        job: str,
+        *,
+        config: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        **variables: str,
     ) -> dg.ExecuteInProcessResult:
         """A real run of a job, recorded in this world's instance. Never raises: look at ``success``."""
         definition = self.definitions(**variables).resolve_job_def(job)
@@ -167,7 +178,13 @@ class World:
         return result
 
     def ingest(
-        self, first: int = 0, last: int = 7, *, job: str = "ingest_usage", config: Mapping[str, Any] | None = None, **variables: str
+        self,
+        first: int = 0,
+        last: int = 7,
+        *,
+        job: str = "ingest_usage",
+        config: Mapping[str, Any] | None = None,
+        **variables: str,
     ) -> dg.ExecuteInProcessResult:
         """A run over the hours ``first`` to ``last``, counted from START."""
         tags = {
@@ -200,9 +217,7 @@ class World:
 
     def counted(self, customer: str, metric: str) -> dict[int, Decimal]:
         """What Solvimon counts, by hour from START: sums over every event that is neither deleted nor a duplicate."""
-        rows = self.solvimon.call(
-            "GET", "/_sandbox/truth", customer_reference=customer, meter_reference=metric
-        )["rows"]
+        rows = self.solvimon.call("GET", "/_sandbox/truth", customer_reference=customer, meter_reference=metric)["rows"]
         hours: dict[int, Decimal] = {}
         for row in rows:
             hour = int((datetime.fromisoformat(row["timestamp"]) - START) / _HOUR)
@@ -211,9 +226,7 @@ class World:
 
     def slices(self, customer: str, metric: str, hour: int) -> dict[tuple[tuple[str, str], ...], Decimal]:
         """What Solvimon counts in one hour, by meter properties."""
-        rows = self.solvimon.call(
-            "GET", "/_sandbox/truth", customer_reference=customer, meter_reference=metric
-        )["rows"]
+        rows = self.solvimon.call("GET", "/_sandbox/truth", customer_reference=customer, meter_reference=metric)["rows"]
         return {
             tuple(sorted(row["properties"].items())): Decimal(row["sum"])
             for row in rows
@@ -237,6 +250,16 @@ class World:
         found = self.solvimon.call("GET", "/_sandbox/events")
         return list(found["events"] if isinstance(found, dict) else found)
 
+    def made(self, path: str, reference: str, **params: Any) -> dict[str, Any]:
+        """A resource that stands in Solvimon, by its reference."""
+        found: dict[str, Any] = self.solvimon.call("GET", f"/v1/{path}/{quote(reference, safe='')}", **params)
+        return found
+
+    def outcomes(self, kind: str) -> dict[str, tuple[str, str | None]]:
+        """What the last import of ``customers``, ``meters`` or ``products`` did: (outcome, reason) by reference."""
+        rows = self.sql(f"SELECT reference, outcome, reason FROM solvimon.{kind}")
+        return {reference: (outcome, reason) for reference, outcome, reason in rows}
+
     def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             cursor = connection.execute(statement, parameters)
@@ -252,10 +275,14 @@ class World:
         ]
 
 
-def instance_on(database_url: str) -> Any:
+@contextmanager
+def instance_on(database_url: str) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance whose storage is a test's database."""
     url = database_url.replace("postgresql://", "postgresql+psycopg2://")
-    return dg.DagsterInstance.local_temp(overrides={"storage": {"postgres": {"postgres_url": url}}})
+    with dg.DagsterInstance.local_temp(overrides={"storage": {"postgres": {"postgres_url": url}}}) as instance:
+        for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+            storage.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3_600, max_overflow=20)
+        yield instance
 
 
 def partition(hour: int) -> str:
@@ -291,3 +318,8 @@ def partitions_of(events: Iterable[dg.DagsterEvent], key: Sequence[str]) -> list
         for event in events
         if event.is_step_materialization and event.materialization.asset_key == dg.AssetKey(list(key))
     ]
+
+
+def rows(table: Any) -> list[dict[str, Any]]:
+    """The rows of a table in an asset's metadata."""
+    return [dict(record.data) for record in table.records]

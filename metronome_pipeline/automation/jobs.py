@@ -21,7 +21,9 @@ def jobs() -> Jobs:
         _import("import_meters", meters, "Every billable metric becomes a meter with its calculation."),
         _import("import_products", products, "Usage and subscription products become products with one item each."),
         _import(
-            "import_everything", customers | meters | products, "All imports: customers, meters, then products, which need meters."
+            "import_everything",
+            customers | meters | products,
+            "All imports: customers, meters, then products, which need meters.",
         ),
         dg.define_asset_job(
             "ingest_usage",

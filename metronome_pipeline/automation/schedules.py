@@ -30,9 +30,7 @@ def schedules(settings: Settings, jobs: Jobs) -> list[dg.ScheduleDefinition]:
     ]
 
 
-def _hourly(
-    settings: Settings, job: dg.JobDefinition, workflow: Workflow, *, running: bool
-) -> dg.ScheduleDefinition:
+def _hourly(settings: Settings, job: dg.JobDefinition, workflow: Workflow, *, running: bool) -> dg.ScheduleDefinition:
     running_status, stopped = dg.DefaultScheduleStatus.RUNNING, dg.DefaultScheduleStatus.STOPPED
 
     @dg.schedule(
@@ -58,7 +56,9 @@ def _hourly(
         others = [each for each in ranges if each != newest]
         look_back = {"look_back_days": settings.usage_look_back_days, "fill_gaps": True}
         return [
-            _request(newest, {"ops": {workflow.name: {"config": look_back}}}, workflow, context.scheduled_execution_time),
+            _request(
+                newest, {"ops": {workflow.name: {"config": look_back}}}, workflow, context.scheduled_execution_time
+            ),
             *[_request(each, {}, workflow, context.scheduled_execution_time) for each in others],
         ]
 
@@ -85,9 +85,7 @@ def closed_hours(settings: Settings, at: datetime) -> list[datetime]:
     return [settings.usage_start + number * _HOUR for number in range(count)]
 
 
-def ranges_to_request(
-    closed: Sequence[datetime], done: set[datetime], longest: int
-) -> list[tuple[datetime, datetime]]:
+def ranges_to_request(closed: Sequence[datetime], done: set[datetime], longest: int) -> list[tuple[datetime, datetime]]:
     """The closed hours that are not done, as (first, last) of runs of neighbours of at most ``longest`` hours, newest first."""
     ranges: list[tuple[datetime, datetime]] = []
     for hour in reversed(closed):
@@ -112,5 +110,3 @@ def _requested(instance: dg.DagsterInstance, job_name: str) -> set[datetime]:
                 hours.add(hour)
                 hour += _HOUR
     return hours
-
-

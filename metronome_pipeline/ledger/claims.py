@@ -92,7 +92,9 @@ def claim_left_behind(connection: Connection, pair_id: int, run_id: str) -> Clai
         return None
     claim_id, event_ids, ago = row
     connection.execute("UPDATE ledger.claims SET run_id = %s WHERE claim_id = %s", [run_id, claim_id])
-    rows = connection.execute(f"{_EVENTS} WHERE e.event_id = ANY (%s) AND o.state = 'planned' ORDER BY e.event_id", [event_ids])
+    rows = connection.execute(
+        f"{_EVENTS} WHERE e.event_id = ANY (%s) AND o.state = 'planned' ORDER BY e.event_id", [event_ids]
+    )
     return Claim(claim_id, tuple(LedgerEvent(*row) for row in rows), ago)
 
 
@@ -139,9 +141,7 @@ def settle(
     ended = [receipt.event_id for receipt in receipts if receipt.outcome in ("delivered", "restated")]
     connection.execute("DELETE FROM ledger.open_events WHERE event_id = ANY (%s)", [ended])
     quarantined = [receipt.event_id for receipt in receipts if receipt.outcome == "quarantined"]
-    connection.execute(
-        "UPDATE ledger.open_events SET state = 'quarantined' WHERE event_id = ANY (%s)", [quarantined]
-    )
+    connection.execute("UPDATE ledger.open_events SET state = 'quarantined' WHERE event_id = ANY (%s)", [quarantined])
     restated = [(receipt.event_id, receipt.counted) for receipt in receipts if receipt.restated]
     if restated:
         connection.cursor().executemany(
@@ -152,9 +152,7 @@ def settle(
     remaining = [event.event_id for event in in_doubt]
     parked = sum(_park(connection, parking, remaining, pair_id, run_id) for parking in parkings)
     if remaining:
-        connection.execute(
-            "UPDATE ledger.claims SET event_ids = %s WHERE claim_id = %s", [remaining, claim.claim_id]
-        )
+        connection.execute("UPDATE ledger.claims SET event_ids = %s WHERE claim_id = %s", [remaining, claim.claim_id])
     else:
         connection.execute("DELETE FROM ledger.claims WHERE claim_id = %s", [claim.claim_id])
     return len(quarantined) + parked

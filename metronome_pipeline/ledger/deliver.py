@@ -324,4 +324,3 @@ def _split(batch: list[LedgerEvent], error: Refused, limit: int) -> list[list[Le
 
 def _quarantined(event: LedgerEvent, error: ApiError) -> Receipt:
     return Receipt(event.event_id, "quarantined", code=error.code, field=error.field, message=error.message)
-

@@ -132,6 +132,4 @@ def _slot_of(original: MeterData) -> tuple[str | None, str | None, object, dict[
 
 
 def _restated(event: LedgerEvent, original: MeterData, counted: Decimal | None, message: str) -> Receipt:
-    return Receipt(
-        event.event_id, "restated", solvimon_id=original.id, message=message, restated=True, counted=counted
-    )
+    return Receipt(event.event_id, "restated", solvimon_id=original.id, message=message, restated=True, counted=counted)

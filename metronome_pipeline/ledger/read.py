@@ -205,9 +205,7 @@ class UsageReader:
             if value is None:
                 continue
             grouped.setdefault(start, []).append(value)
-            rows.append(
-                UsageRow(customer_id, metric.metric_id, start, start + hour, value, slice_name, properties)
-            )
+            rows.append(UsageRow(customer_id, metric.metric_id, start, start + hour, value, slice_name, properties))
             if len(rows) >= _STAGE_ROWS:
                 await shelf.stage(walk, rows)
                 rows = []
@@ -270,9 +268,7 @@ class _Shelf:
         def work(connection: readings.Connection) -> None:
             for walk, rows, _ in waiting:
                 readings.stage(connection, walk, rows)
-            readings.store(
-                connection, self.reader.pair_id, complete, grouped=self.grouped, run_id=self.reader.run_id
-            )
+            readings.store(connection, self.reader.pair_id, complete, grouped=self.grouped, run_id=self.reader.run_id)
 
         await self.reader.database.run(work)
         self.pairs += len(complete)
@@ -318,4 +314,3 @@ def _short_hours(
         elif (added := exact_sum(values)) != (total or 0):
             short.append(ShortHour(start, total, added))
     return short
-

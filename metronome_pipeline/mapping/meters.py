@@ -1,6 +1,7 @@
 """Billable metrics → meters: what stands in Solvimon for a metric, its value, its properties and its calculation.
 
-Pure functions from Metronome records to Solvimon records. Not here: what exists already, and making it (``workflows/meters.py``).
+Pure functions from Metronome records to Solvimon records. Not here: what exists already, and making it
+(``workflows/meter_parts.py``).
 """
 
 import re
@@ -15,7 +16,7 @@ _LINE_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 @dataclass(frozen=True)
 class MeterPlan:
-    """The meter that a metric should have. ``properties`` are (reference, name) of each distinct group key, in order."""
+    """The meter that a metric should have. ``properties``: (reference, name) of each distinct group key, in order."""
 
     reference: str
     name: str
@@ -51,15 +52,22 @@ def value_reference(metric_id: str) -> str:
 def property_reference(group_key: str) -> str:
     """A group key as the reference of a meter property, where white space is not allowed.
 
-    White space, and the percent sign itself, become percent-encoded UTF-8, so that two keys never share a reference.
+    White space, and the percent sign itself, become percent-encoded UTF-8, so that two keys never share a reference,
+    and ``urllib.parse.unquote`` gives the key back. So do the dots of a key of dots alone, which no path could carry.
     """
-    return "".join(
-        "".join(f"%{byte:02X}" for byte in letter.encode()) if letter.isspace() or letter == "%" else letter
-        for letter in group_key
-    )
+    only_dots = not group_key.strip(".")
+
+    def written(letter: str) -> str:
+        encode = only_dots or letter.isspace() or letter == "%"
+        return "".join(f"%{byte:02X}" for byte in letter.encode()) if encode else letter
+
+    return "".join(map(written, group_key))
 
 
 def one_line_name(name: str) -> str:
-    """A name as Solvimon takes it: one line of at most 256 characters. Line breaks become spaces, the end is cut with …"""
+    """A name as Solvimon takes it: one line of at most 256 characters.
+
+    Line breaks and other control characters become spaces. The end of a longer name gives way to "…".
+    """
     line = _LINE_BREAKS.sub(" ", name)
     return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"

@@ -60,7 +60,8 @@ def product_plan(product: Product) -> ProductPlan | NotImported:
     reason = _why_a_plain_link_is_wrong(product)
     if reason is not None:
         return NotImported(product.id, name, reason)
-    return ProductPlan(product.id, name, "USAGE_BASED", product.initial.billable_metric_id, _renamed(product))
+    (metric_id,) = _metrics(product)
+    return ProductPlan(product.id, name, "USAGE_BASED", metric_id, _renamed(product))
 
 
 def _why_a_plain_link_is_wrong(product: Product) -> str | None:
@@ -72,16 +73,24 @@ def _why_a_plain_link_is_wrong(product: Product) -> str | None:
         )
     if any(getattr(state, "quantity_rounding", None) for state in states):
         return (
-            "It rounds quantities before pricing, and Solvimon would price the metered quantity: round in the pricing of "
-            "a product of your own in Solvimon."
+            "It rounds quantities before pricing, and Solvimon would price the metered quantity: round in the pricing "
+            "of a product of your own in Solvimon."
         )
-    metrics = {state.billable_metric_id for state in states if state.billable_metric_id}
-    if len(metrics) > 1:
+    metrics = _metrics(product)
+    taken_away = any(update.billable_metric_id is None for update in product.updates)
+    if len(metrics) > 1 or taken_away:
+        named = ", ".join([*metrics, *(["none"] if taken_away else [])])
         return (
-            f"Its billable metric changes over time ({', '.join(sorted(map(str, metrics)))}): make one product for each "
-            "metric in Solvimon, and schedule them in the pricing plan."
+            f"Its billable metric changes over time ({named}): make one product for each metric in Solvimon, and "
+            "schedule them in the pricing plan."
         )
-    return None if metrics else "It is a usage product without a billable metric."
+    return None if metrics else "It is a usage product without a billable metric: give it one in Metronome."
+
+
+def _metrics(product: Product) -> list[str]:
+    """Every billable metric that it has had, has, or will have."""
+    states: list[ProductState | ProductUpdate] = [product.initial, *product.updates, product.current]
+    return sorted({state.billable_metric_id for state in states if state.billable_metric_id})
 
 
 def _renamed(product: Product) -> str | None:

@@ -6,10 +6,10 @@ Here: the shapes of answers; only ``id`` is required, for the vendor's schema re
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from metronome_pipeline.wire import exact_number
 
@@ -17,9 +17,16 @@ Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Organization(Struct, frozen=True, kw_only=True):
-    """The organization behind a customer."""
+    """The organization behind a customer. What is not ``legal_name`` is kept as it is, to be sent back with a change."""
 
     legal_name: str | None = None
+    tax_id: Any = UNSET
+    tax_ids: Any = UNSET
+    registration_number: Any = UNSET
+    tax_exempt: Any = UNSET
+    tax_exempt_note: Any = UNSET
+    registered_address: Any = UNSET
+    tax_registrations: Any = UNSET
 
 
 class Customer(Struct, frozen=True, kw_only=True):

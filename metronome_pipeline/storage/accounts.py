@@ -4,7 +4,7 @@ Here: the statements. A complete walk replaces what was known: what it no longer
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -86,14 +86,22 @@ def note_deduplication(connection: Connection, pair_id: int, found: Literal["pro
     )
 
 
-def store_customers(connection: Connection, pair_id: int, customers: Sequence[Customer]) -> None:
-    """Replaces the known customers by a complete walk (active first, then archived: a later row of one id wins).
+def store_customers(
+    connection: Connection, pair_id: int, customers: Sequence[Customer], *, refused: Collection[str] = ()
+) -> None:
+    """Replaces the known customers by a complete walk.
+
+    ``refused`` are ids of listed records that cannot be kept: where one is known from before, it stays as it was.
 
     Raises:
         WrongAccount: Most of the customers known so far are not listed: another environment's token, most likely.
             Nothing is stored.
     """
-    _refuse_another_account(connection, pair_id, {customer.id for customer in customers})
+    known = connection.execute(
+        "SELECT customer_id::text FROM metronome.customers WHERE pair_id = %s AND gone_at IS NULL", [pair_id]
+    )
+    listed = [*refused, *(customer.id for customer in customers)]
+    _refuse_another_account("customers", known, listed)
     rows = [
         (
             pair_id,
@@ -121,29 +129,32 @@ def store_customers(connection: Connection, pair_id: int, customers: Sequence[Cu
     )
     connection.execute(
         "UPDATE metronome.customers SET gone_at = ledger.moment() "
-        "WHERE pair_id = %s AND gone_at IS NULL AND customer_id <> ALL (%s::uuid[])",
-        [pair_id, [customer.id for customer in customers]],
+        "WHERE pair_id = %s AND gone_at IS NULL AND customer_id::text <> ALL (%s::text[])",
+        [pair_id, listed],
     )
 
 
-def _refuse_another_account(connection: Connection, pair_id: int, listed: set[str]) -> None:
-    known = {
-        customer_id
-        for (customer_id,) in connection.execute(
-            "SELECT customer_id::text FROM metronome.customers WHERE pair_id = %s AND gone_at IS NULL", [pair_id]
-        )
-    }
-    missing = known - listed
-    if len(missing) * 2 > len(known):
+def _refuse_another_account(what: str, known: Iterable[tuple[str]], listed: Collection[str]) -> None:
+    """A walk lists archived records too, so what is known does not leave an account."""
+    ids = {record_id for (record_id,) in known}
+    missing = ids.difference(listed)
+    if len(missing) * 2 > len(ids):
         raise WrongAccount(
-            f"Metronome no longer lists {len(missing)} of the {len(known)} customers that this account pair knows, such as "
+            f"Metronome no longer lists {len(missing)} of the {len(ids)} {what} that this account pair knows, such as "
             f"{min(missing)}. METRONOME_BEARER_TOKEN seems to be of another environment: set the right token, or give this "
             "environment a name of its own in METRONOME_ENVIRONMENT. Nothing was stored, planned or sent."
         )
 
 
-def store_metrics(connection: Connection, pair_id: int, metrics: Sequence[BillableMetric]) -> None:
-    """Replaces the known billable metrics by a complete walk."""
+def store_metrics(
+    connection: Connection, pair_id: int, metrics: Sequence[BillableMetric], *, refused: Collection[str] = ()
+) -> None:
+    """Replaces the known billable metrics by a complete walk, under the conditions of ``store_customers``."""
+    known = connection.execute(
+        "SELECT metric_id::text FROM metronome.billable_metrics WHERE pair_id = %s AND gone_at IS NULL", [pair_id]
+    )
+    listed = [*refused, *(metric.id for metric in metrics)]
+    _refuse_another_account("billable metrics", known, listed)
     rows = [
         (
             pair_id,
@@ -166,13 +177,20 @@ def store_metrics(connection: Connection, pair_id: int, metrics: Sequence[Billab
     )
     connection.execute(
         "UPDATE metronome.billable_metrics SET gone_at = ledger.moment() "
-        "WHERE pair_id = %s AND gone_at IS NULL AND metric_id <> ALL (%s::uuid[])",
-        [pair_id, [metric.id for metric in metrics]],
+        "WHERE pair_id = %s AND gone_at IS NULL AND metric_id::text <> ALL (%s::text[])",
+        [pair_id, listed],
     )
 
 
-def store_products(connection: Connection, pair_id: int, products: Sequence[Product]) -> None:
-    """Replaces the known products by a complete walk."""
+def store_products(
+    connection: Connection, pair_id: int, products: Sequence[Product], *, refused: Collection[str] = ()
+) -> None:
+    """Replaces the known products by a complete walk, under the conditions of ``store_customers``."""
+    known = connection.execute(
+        "SELECT product_id::text FROM metronome.products WHERE pair_id = %s AND gone_at IS NULL", [pair_id]
+    )
+    listed = [*refused, *(product.id for product in products)]
+    _refuse_another_account("products", known, listed)
     rows = [
         (
             pair_id,
@@ -194,8 +212,8 @@ def store_products(connection: Connection, pair_id: int, products: Sequence[Prod
     )
     connection.execute(
         "UPDATE metronome.products SET gone_at = ledger.moment() "
-        "WHERE pair_id = %s AND gone_at IS NULL AND product_id <> ALL (%s::uuid[])",
-        [pair_id, [product.id for product in products]],
+        "WHERE pair_id = %s AND gone_at IS NULL AND product_id::text <> ALL (%s::text[])",
+        [pair_id, listed],
     )
 
 

@@ -57,10 +57,11 @@ def store_customers(connection: Connection, pair_id: int, outcomes: Sequence[Out
 def store_meters(connection: Connection, pair_id: int, outcomes: Sequence[ImportedMeter], *, run_id: str) -> None:
     """Remembers the outcomes of meters."""
     connection.cursor().executemany(
-        "INSERT INTO solvimon.meters (pair_id, reference, solvimon_id, name, calculation_id, calculation_type, properties, "
-        "outcome, reason, run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (pair_id, reference) "
-        "DO UPDATE SET solvimon_id = excluded.solvimon_id, name = excluded.name, calculation_id = excluded.calculation_id, "
-        "calculation_type = excluded.calculation_type, properties = excluded.properties, outcome = excluded.outcome, "
+        "INSERT INTO solvimon.meters (pair_id, reference, solvimon_id, name, calculation_id, calculation_type, "
+        "properties, outcome, reason, run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "ON CONFLICT (pair_id, reference) DO UPDATE SET solvimon_id = excluded.solvimon_id, name = excluded.name, "
+        "calculation_id = excluded.calculation_id, calculation_type = excluded.calculation_type, "
+        "properties = excluded.properties, outcome = excluded.outcome, "
         "reason = excluded.reason, run_id = excluded.run_id, at = excluded.at",
         [
             (
@@ -83,10 +84,11 @@ def store_meters(connection: Connection, pair_id: int, outcomes: Sequence[Import
 def store_products(connection: Connection, pair_id: int, outcomes: Sequence[ImportedProduct], *, run_id: str) -> None:
     """Remembers the outcomes of products."""
     connection.cursor().executemany(
-        "INSERT INTO solvimon.products (pair_id, reference, solvimon_id, name, item_id, model_type, calculation_id, outcome, "
-        "reason, run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (pair_id, reference) DO UPDATE SET "
-        "solvimon_id = excluded.solvimon_id, name = excluded.name, item_id = excluded.item_id, "
-        "model_type = excluded.model_type, calculation_id = excluded.calculation_id, outcome = excluded.outcome, "
+        "INSERT INTO solvimon.products (pair_id, reference, solvimon_id, name, item_id, model_type, calculation_id, "
+        "outcome, reason, run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "ON CONFLICT (pair_id, reference) DO UPDATE SET solvimon_id = excluded.solvimon_id, name = excluded.name, "
+        "item_id = excluded.item_id, model_type = excluded.model_type, "
+        "calculation_id = excluded.calculation_id, outcome = excluded.outcome, "
         "reason = excluded.reason, run_id = excluded.run_id, at = excluded.at",
         [
             (
@@ -130,7 +132,8 @@ def customers_to_create(connection: Connection, pair_id: int) -> list[KnownCusto
     """Customers with waiting events that no import has brought over yet."""
     rows = connection.execute(
         "SELECT c.customer_id::text, c.name, c.archived_at FROM metronome.customers c WHERE c.pair_id = %(pair_id)s "
-        "AND NOT EXISTS (SELECT FROM solvimon.customers s WHERE s.pair_id = c.pair_id AND s.reference = c.customer_id::text) "
+        "AND NOT EXISTS (SELECT FROM solvimon.customers s "
+        "WHERE s.pair_id = c.pair_id AND s.reference = c.customer_id::text) "
         "AND EXISTS (SELECT FROM ledger.open_events o JOIN ledger.events e USING (event_id) "
         "WHERE o.pair_id = c.pair_id AND e.customer_id = c.customer_id) ORDER BY c.customer_id",
         {"pair_id": pair_id},

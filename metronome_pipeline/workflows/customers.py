@@ -31,6 +31,7 @@ from metronome_pipeline.workflows.imports import (
     listing_metadata,
     run_in_session,
     walk,
+    what_happened,
 )
 from metronome_pipeline.workflows.session import Session
 
@@ -162,9 +163,7 @@ async def _bring(session: Session, customer: KnownCustomer, listed: Customer | N
     wanted = customer_from_metronome(customer.customer_id, customer.name, email=email)
     reference, legal_name = wanted.reference, wanted.organization.legal_name or ""
     api = session.solvimon
-    have, made = await find_or_create(
-        listed, lambda: api.create_customer(wanted), lambda: api.find_customer(reference)
-    )
+    have, made = await find_or_create(listed, lambda: api.create_customer(wanted), lambda: api.find_customer(reference))
     if have.type != "ORGANIZATION":
         raise clash("customer", reference, f"type {have.type}", "type ORGANIZATION")
     check_usable("customer", reference, have.status)
@@ -177,5 +176,4 @@ async def _bring(session: Session, customer: KnownCustomer, listed: Customer | N
     if have.status == "DRAFT":
         await api.activate_customer(reference)
         changed = True
-    outcome = "created" if made else "updated" if changed else "unchanged"
-    return Outcome(reference, legal_name, outcome, solvimon_id=have.id)
+    return Outcome(reference, legal_name, what_happened(made=made, changed=changed), solvimon_id=have.id)

@@ -19,7 +19,8 @@ from metronome_pipeline.workflows.usage import EVENT_COLUMNS, destination_checks
 GROUPED_USAGE = Workflow(
     "grouped_usage",
     dg.AssetKey(["metronome", "grouped_usage"]),
-    dg.AssetKey(["solvimon", "grouped_usage_events"]), grouped=True
+    dg.AssetKey(["solvimon", "grouped_usage_events"]),
+    grouped=True,
 )
 
 SOURCE_COLUMNS = column_schema(

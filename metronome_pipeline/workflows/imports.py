@@ -7,7 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import dagster as dg
 
@@ -144,6 +144,11 @@ async def find_or_create(
         return found, error.may_have_arrived
 
 
+def what_happened(*, made: bool, changed: bool) -> Literal["created", "updated", "unchanged"]:
+    """The outcome of a record that stands in Solvimon as it should."""
+    return "created" if made else "updated" if changed else "unchanged"
+
+
 def check_usable(what: str, reference: str | None, status: str | None) -> None:
     """Passes what is active, or a draft that can be made so.
 
@@ -157,8 +162,8 @@ def check_usable(what: str, reference: str | None, status: str | None) -> None:
 def clash(what: str, reference: str | None, has: str, needs: str) -> Incompatible:
     """Something else stands under a reference that an import needs."""
     return Incompatible(
-        f"A {what} with the reference {reference} exists in Solvimon with {has}, where {needs} is needed. Correct it or "
-        "give it another reference there, then import again."
+        f"A {what} with the reference {reference} exists in Solvimon with {has}, where {needs} is needed. Correct it "
+        "or give it another reference there, then import again."
     )
 
 
@@ -192,9 +197,7 @@ def outcome_table(outcomes: Sequence[Outcome]) -> dg.TableMetadataValue:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.TableMetadataValue:
     """Rows of text as a table in Dagster's UI, which shows every cell as text and runs none of it."""
-    records = [
-        dg.TableRecord({column: str(value) for column, value in zip(columns, row, strict=True)}) for row in rows
-    ]
+    records = [dg.TableRecord({column: str(value) for column, value in zip(columns, row, strict=True)}) for row in rows]
     schema = dg.TableSchema(columns=[dg.TableColumn(column, "string") for column in columns])
     return dg.TableMetadataValue(records=records, schema=schema)
 

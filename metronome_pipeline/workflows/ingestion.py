@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import dagster as dg
@@ -16,7 +17,7 @@ from pydantic import Field
 from metronome_pipeline.ledger import evidence
 from metronome_pipeline.ledger.deliver import Delivery
 from metronome_pipeline.ledger.plan import BrakeLimits
-from metronome_pipeline.ledger.read import ReadReport, UsageReader, Window, midnight
+from metronome_pipeline.ledger.read import Unread, UsageReader, Window, midnight
 from metronome_pipeline.ledger.slicings import note_slicings
 from metronome_pipeline.ledger.synchronise import Due, Step, Synchroniser, gaps
 from metronome_pipeline.mapping.usage import UNGROUPED, BilledMetric, slicing_of
@@ -118,9 +119,11 @@ class _Run:
             await read_metrics(session)
             due, refused = await due_usage(session, self.settings, grouped=self.workflow.grouped)
             for metric in refused:
-                self.context.log.warning(f"Usage of metric {metric.name} ({metric.metric_id}) is not sent. {metric.reason}")
+                self.context.log.warning(
+                    f"Usage of metric {metric.name} ({metric.metric_id}) is not sent. {metric.reason}"
+                )
             self._tell_start(asked, due)
-            unread = []
+            unread: list[Unread] = []
             async for step in self._steps(session, due, asked):
                 self._tell(step, session)
                 unread += step.read.unread
@@ -180,9 +183,7 @@ class _Run:
         for window in sorted({window for _, window in missing}, key=lambda window: window.start):
             customers = {customer_id for customer_id, gap in missing if gap == window}
             some = Due([c for c in due.customers if c.customer_id in customers], due.metrics, due.starts)
-            self.context.log.info(
-                f"Filling hours never read for {len(customers)} customers: {_range_text(window)}."
-            )
+            self.context.log.info(f"Filling hours never read for {len(customers)} customers: {_range_text(window)}.")
             async for step in synchroniser.run(some, window, send=send):
                 yield step
 
@@ -206,7 +207,7 @@ class _Run:
             database=session.database,
             pair_id=pair_id,
             run_id=run_id,
-            brake=BrakeLimits(self.settings.brake_share, self.settings.brake_floor),
+            brake=BrakeLimits(self.settings.brake_share, Decimal(self.settings.brake_floor)),
             ensure_customers=lambda: ensure_customers(session, email=self.settings.default_customer_email),
         )
 
@@ -254,7 +255,11 @@ class _Run:
         }
         if self.workflow.destination in self.context.selected_asset_keys:
             yield _check(
-                self.workflow.destination, "nothing_in_quarantine", found.quarantined, evidence.QUARANTINE_COLUMNS, counts
+                self.workflow.destination,
+                "nothing_in_quarantine",
+                found.quarantined,
+                evidence.QUARANTINE_COLUMNS,
+                counts,
             )
             yield _check(self.workflow.destination, "nothing_held_by_the_brake", found.braked, evidence.BRAKE_COLUMNS)
         if self.workflow.source in self.context.selected_asset_keys:

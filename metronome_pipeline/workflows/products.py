@@ -1,15 +1,16 @@
 """Import products: every Metronome product becomes a product with one item, in the category *Metronome Products*.
 
-Here: the two assets, and how one product is brought over. Not here: the mapping itself (``mapping/products.py``), HTTP, SQL.
+Here: the two assets, and how one product is brought over. Not here: the mapping itself
+(``mapping/products.py``), HTTP, SQL.
 """
 
-import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import dagster as dg
-from msgspec import UNSET
+from msgspec.structs import replace
 
-from metronome_pipeline.errors import AlreadyExists
+from metronome_pipeline.errors import AlreadyExists, Refused
 from metronome_pipeline.mapping.products import (
     CATEGORY_NAME,
     CATEGORY_REFERENCE,
@@ -26,14 +27,21 @@ from metronome_pipeline.storage import accounts, imports
 from metronome_pipeline.storage.imports import ImportedProduct
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.workflows.imports import (
+    Incompatible,
+    Listing,
+    check_usable,
+    clash,
     column_schema,
+    find_or_create,
     import_each,
     import_metadata,
-    request_metadata,
-    table,
+    listing_metadata,
+    run_in_session,
+    walk,
+    what_happened,
 )
 from metronome_pipeline.workflows.meters import solvimon_meters
-from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
+from metronome_pipeline.workflows.session import Session
 
 METRONOME_COLUMNS = column_schema(
     {
@@ -83,31 +91,23 @@ def metronome_products(
     From `POST /v1/contract-pricing/products/list` with `archive_filter: ALL`: rate cards keep using archived products.
     """
 
-    async def work() -> dg.MaterializeResult[None]:
-        async with open_session(metronome, solvimon, store, context.run.run_id) as session:
-            products, refused = await read_products(session)
-            return dg.MaterializeResult(
-                metadata={
-                    "dagster/row_count": products,
-                    "refused": len(refused),
-                    **request_metadata(session.metronome.http.counts()),
-                    **({"refused_records": table(("id", "field", "reason"), refused)} if refused else {}),
-                }
-            )
+    async def work(session: Session) -> dict[str, Any]:
+        listing = await read_products(session)
+        return listing_metadata(listing, session.metronome.http.counts(), name=lambda product: product.initial.name)
 
-    with failing_in_a_sentence():
-        return asyncio.run(work())
+    return run_in_session(context, metronome, solvimon, store, work)
 
 
-async def read_products(session: Session) -> tuple[int, list[tuple[str, str, str]]]:
-    """Walks and stores all products; returns how many, and those refused as (id, field, reason)."""
-    products = []
-    refused = []
-    async for page in session.metronome.products():
-        products += page.records
-        refused += [(refusal.record_id, refusal.field, refusal.reason) for refusal in page.refused]
-    await session.database.run(lambda c: accounts.store_products(c, session.pair.pair_id, products))
-    return len(products), refused
+async def read_products(session: Session) -> Listing[metronome_records.Product]:
+    """Walks and stores all products.
+
+    Raises:
+        WrongAccount: Metronome lists another environment's products. Nothing was stored.
+    """
+    listing = await walk(session.metronome.products())
+    products, pair_id = list(listing.records.values()), session.pair.pair_id
+    await session.database.run(lambda c: accounts.store_products(c, pair_id, products, refused=listing.refused))
+    return listing
 
 
 @dg.asset(
@@ -124,22 +124,21 @@ def solvimon_products(
     solvimon: SolvimonResource,
     store: StoreResource,
 ) -> dg.MaterializeResult[None]:
-    """A Solvimon product with one item for each usage and subscription product: `reference` ← id, `name` ← `initial.name`.
+    """A Solvimon product with one item for each usage and subscription product.
 
-    Usage products are linked to the meter value calculation of their billable metric, subscription products become
-    recurring items; both are activated. Composite, fixed and professional service products are listed as not imported, and so
-    are usage products that convert or round quantities or change their metric over time: a plain link would bill them wrongly.
-    A later rename in Metronome is reported, and the first name kept.
+    `reference` ← id, `name` ← `initial.name`, in the category *Metronome Products*. Usage products are linked to the
+    meter value calculation of their billable metric, subscription products become recurring items; both are activated.
+    Composite, fixed and professional service products are listed as not imported, and so are usage products that
+    convert or round quantities or change their metric over time: a plain link would bill them wrongly. A later rename
+    in Metronome is reported, and the first name kept.
     """
 
-    async def work() -> dg.MaterializeResult[None]:
-        async with open_session(metronome, solvimon, store, context.run.run_id) as session:
-            known = await session.database.run(lambda c: accounts.known_products(c, session.pair.pair_id))
-            outcomes = await import_products(session, known)
-            return dg.MaterializeResult(metadata=import_metadata(outcomes, session.solvimon.http.counts()))
+    async def work(session: Session) -> dict[str, Any]:
+        known = await session.database.run(lambda c: accounts.known_products(c, session.pair.pair_id))
+        outcomes = await import_products(session, known)
+        return import_metadata(outcomes, session.solvimon.http.counts())
 
-    with failing_in_a_sentence():
-        return asyncio.run(work())
+    return run_in_session(context, metronome, solvimon, store, work)
 
 
 async def import_products(session: Session, products: list[metronome_records.Product]) -> list[ImportedProduct]:
@@ -157,9 +156,9 @@ async def import_products(session: Session, products: list[metronome_records.Pro
         if plan.metric_id is None:
             return await importer.bring(plan, None)
         if plan.metric_id not in calculations:
-            why = reasons.get(plan.metric_id, "The metric has not been imported: run import_meters first.")
-            reason = f"Its billable metric {plan.metric_id} has no meter value calculation. {why}"
-            return ImportedProduct(plan.reference, plan.name, "refused", reason)
+            unknown = "It was not imported: run import_meters, and name it in USAGE_METRICS where that is set."
+            why = reasons.get(plan.metric_id, unknown)
+            raise Incompatible(f"Its billable metric {plan.metric_id} has no meter value calculation. {why}")
         return await importer.bring(plan, calculations[plan.metric_id][0])
 
     def refused(product: metronome_records.Product, why: str) -> ImportedProduct:
@@ -171,16 +170,18 @@ async def import_products(session: Session, products: list[metronome_records.Pro
 
 
 async def _category(session: Session) -> ProductCategory:
-    """The category of all imported products, by its reference, else by its name: Solvimon's own import may have made it."""
+    """The category of all imported products, by its reference, else by name: Solvimon's own import may have made it."""
     api = session.solvimon
-    found = await api.find_product_category(CATEGORY_REFERENCE)
-    if found is not None:
-        return found
-    async for page in api.search_product_categories(name=CATEGORY_NAME):
-        for category in page:
-            if category.name == CATEGORY_NAME:
-                return category
-    return await api.create_product_category(NewProductCategory(reference=CATEGORY_REFERENCE, name=CATEGORY_NAME))
+
+    async def find() -> ProductCategory | None:
+        categories = [category async for page in api.list_product_categories() for category in page]
+        by_reference = [category for category in categories if category.reference == CATEGORY_REFERENCE]
+        by_name = sorted((c for c in categories if c.name == CATEGORY_NAME), key=lambda category: category.id)
+        return next(iter([*by_reference, *by_name]), None)
+
+    new = NewProductCategory(reference=CATEGORY_REFERENCE, name=CATEGORY_NAME)
+    category, _ = await find_or_create(await find(), lambda: api.create_product_category(new), find)
+    return category
 
 
 @dataclass
@@ -199,77 +200,72 @@ class _ProductImporter:
 
     async def bring(self, plan: ProductPlan, calculation_id: str | None) -> ImportedProduct:
         api = self.session.solvimon
-        product, made_product = await self._product(plan)
-        item, made_item = await self._item(plan, product, calculation_id)
-        wrong = _wrong(plan, product, item, calculation_id)
-        if wrong:
-            return ImportedProduct(plan.reference, plan.name, "refused", wrong, product.id)
-        activated = False
-        if product.status == "DRAFT":
-            await api.activate_product(plan.reference, with_items=True)
-            activated = True
-            item = await api.find_product_item(plan.item_reference) or item
-        if item.status == "DRAFT":
-            await api.activate_product_item(plan.item_reference)
-            activated = True
-        made = made_product or made_item
-        renamed = f"Renamed to {plan.renamed_to!r} in Metronome; Solvimon keeps the first name." if plan.renamed_to else None
+        new = NewProduct(reference=plan.reference, name=plan.name, category_id=self.category.id)
+        product, made_product = await find_or_create(
+            self.products.get(plan.reference), lambda: api.create_product(new), lambda: api.find_product(plan.reference)
+        )
+        check_usable("product", plan.reference, product.status)
+        item, made_item = await find_or_create(
+            self.items.get(plan.item_reference),
+            lambda: self._create_item(plan, product, calculation_id),
+            lambda: api.find_product_item(plan.item_reference),
+        )
+        _check_item(plan, product, item, calculation_id)
+        activated = await self._activate(plan, product, item)
+        rename = (
+            f"Renamed to {plan.renamed_to!r} in Metronome; Solvimon keeps the first name." if plan.renamed_to else None
+        )
         return ImportedProduct(
             plan.reference,
             plan.name,
-            "created" if made else "updated" if activated else "unchanged",
-            renamed,
+            what_happened(made=made_product or made_item, changed=activated),
+            rename,
             product.id,
             item_id=item.id,
             model_type=plan.model_type,
             calculation_id=calculation_id,
         )
 
-    async def _product(self, plan: ProductPlan) -> tuple[Product, bool]:
-        api = self.session.solvimon
-        if (have := self.products.get(plan.reference)) is not None:
-            return have, False
-        try:
-            new = NewProduct(reference=plan.reference, name=plan.name, category_id=self.category.id)
-            return await api.create_product(new), True
-        except AlreadyExists:
-            have = await api.find_product(plan.reference)
-            if have is None:
-                raise
-            return have, False
-
-    async def _item(self, plan: ProductPlan, product: Product, calculation_id: str | None) -> tuple[ProductItem, bool]:
-        api = self.session.solvimon
-        if (have := self.items.get(plan.item_reference)) is not None:
-            return have, False
+    async def _create_item(self, plan: ProductPlan, product: Product, calculation_id: str | None) -> ProductItem:
+        """Creates the item. Its calculation has two places in the API, and either may be refused (its notes, C7)."""
         new = NewProductItem(
-            reference=plan.item_reference,
-            name=plan.name,
-            product_id=product.id,
-            model_type=plan.model_type,
-            usage_based=UsageBasedBy(meter_value_calculation_id=calculation_id) if calculation_id else UNSET,
+            reference=plan.item_reference, name=plan.name, product_id=product.id, model_type=plan.model_type
         )
+        if calculation_id is None:
+            return await self.session.solvimon.create_product_item(new)
         try:
-            return await api.create_product_item(new), True
-        except AlreadyExists:
-            have = await api.find_product_item(plan.item_reference)
-            if have is None:
+            nested = replace(new, usage_based=UsageBasedBy(meter_value_calculation_id=calculation_id))
+            return await self.session.solvimon.create_product_item(nested)
+        except Refused as error:
+            if isinstance(error, AlreadyExists) or not (error.field or "").startswith("usage_based"):
                 raise
-            return have, False
+            return await self.session.solvimon.create_product_item(
+                replace(new, meter_value_calculation_id=calculation_id)
+            )
+
+    async def _activate(self, plan: ProductPlan, product: Product, item: ProductItem) -> bool:
+        """Makes both active; whether there was anything to do."""
+        api = self.session.solvimon
+        if product.status == "DRAFT":
+            await api.activate_product(plan.reference, with_items=True)
+            item = await api.find_product_item(plan.item_reference) or item
+        if item.status == "DRAFT":
+            await api.activate_product_item(plan.item_reference)
+        return "DRAFT" in (product.status, item.status)
 
 
-def _wrong(plan: ProductPlan, product: Product, item: ProductItem, calculation_id: str | None) -> str | None:
-    """Why what stands under the references can't be used; None when it can."""
-    if product.status not in (None, "DRAFT", "ACTIVE"):
-        return f"The product {plan.reference} is {product.status} in Solvimon: reactivate it there, then import again."
+def _check_item(plan: ProductPlan, product: Product, item: ProductItem, calculation_id: str | None) -> None:
+    """Passes the item that the plan would make.
+
+    Raises:
+        Incompatible: Another one stands under its reference: it would bill otherwise.
+    """
+    reference = plan.item_reference
+    check_usable("product item", reference, item.status)
     if item.model_type != plan.model_type:
-        return (
-            f"The product item {plan.item_reference} exists in Solvimon as {item.model_type}, where {plan.model_type} is needed. "
-            "Archive it or give it another reference there, then import again."
-        )
-    if calculation_id is not None and item.calculation_id != calculation_id:
-        return (
-            f"The product item {plan.item_reference} bills by another meter value calculation ({item.calculation_id}) than its "
-            f"metric's ({calculation_id}): correct it in Solvimon, then import again."
-        )
-    return None
+        raise clash("product item", reference, f"model type {item.model_type}", plan.model_type)
+    if item.product_id != product.id:
+        raise clash("product item", reference, f"the product {item.product_id}", product.id)
+    if item.calculation_id != calculation_id:
+        has = f"the meter value calculation {item.calculation_id}"
+        raise clash("product item", reference, has, f"{calculation_id}, of its billable metric,")

@@ -38,7 +38,9 @@ def test_a_killed_run_is_finished_by_the_next_under_the_same_references(
 
 
 @pytest.mark.parametrize("deduplication", ["on", "off"])
-@pytest.mark.parametrize("fault", ["reset_before", "reset_after", "truncated_body", "html_200", "not_json_200", "short_201", "status_503"])
+@pytest.mark.parametrize(
+    "fault", ["reset_before", "reset_after", "truncated_body", "html_200", "not_json_200", "short_201", "status_503"]
+)
 def test_an_event_whose_answer_never_came_counts_once(
     world: World, account: tuple[str, str], fault: str, deduplication: str
 ) -> None:
