@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,9 +43,10 @@ class Api:
     headers: Mapping[str, str]
 
     def call(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
-        answer = httpx.request(
-            method, f"{self.url}{path}", json=body, params=params, headers=dict(self.headers), timeout=60
-        )
+        # As plain ASCII, so that a test can send a lone surrogate.
+        content = None if body is None else json.dumps(body)
+        headers = {**self.headers, "Content-Type": "application/json"}
+        answer = httpx.request(method, f"{self.url}{path}", content=content, params=params, headers=headers, timeout=60)
         assert answer.status_code < 300, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
@@ -101,16 +103,14 @@ class World:
 
     def use(self, customer: str, metric: str, hour: int, value: Any, **properties: Any) -> str:
         """One raw event in an hour counted from START; returns its transaction id."""
-        transaction = str(uuid.uuid4())
-        event = {
-            "transaction_id": transaction,
-            "customer_id": customer,
-            "event_type": metric,
-            "timestamp": (START + hour * _HOUR + timedelta(minutes=7)).isoformat(),
-            "properties": {"value": str(value), **properties},
-        }
+        event = _event(customer, metric, hour, value, properties)
         self.metronome.call("POST", "/_sandbox/events", [event])
-        return transaction
+        return str(event["transaction_id"])
+
+    def use_hours(self, customer: str, metric: str, values: Mapping[int, Any]) -> None:
+        """One raw event in each of many hours."""
+        events = [_event(customer, metric, hour, value, {}) for hour, value in values.items()]
+        self.metronome.call("POST", "/_sandbox/events", events)
 
     # Act -------------------------------------------------------------------------------------------------------------
 
@@ -283,6 +283,16 @@ def instance_on(database_url: str) -> Iterator[dg.DagsterInstance]:
         for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
             storage.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3_600, max_overflow=20)
         yield instance
+
+
+def _event(customer: str, metric: str, hour: int, value: Any, properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "transaction_id": str(uuid.uuid4()),
+        "customer_id": customer,
+        "event_type": metric,
+        "timestamp": (START + hour * _HOUR + timedelta(minutes=7)).isoformat(),
+        "properties": {"value": str(value), **properties},
+    }
 
 
 def partition(hour: int) -> str:

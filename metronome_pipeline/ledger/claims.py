@@ -1,8 +1,8 @@
 """Claims and receipts: which events are being sent, and what became of each.
 
-Here: the statements around a delivery. A claim is committed before a request leaves and goes once the answers are written
-down, so that whatever still stands claimed while nobody holds the delivery lock may have arrived. Not here: sending
-(``deliver.py``).
+Here: the statements around a delivery. A claim is committed before a request leaves and goes once the answers are
+written down, so that whatever still stands claimed while nobody holds the delivery lock may have arrived. Not here:
+sending (``deliver.py``).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,10 @@ DELIVERY_LOCK = 0x6D70_0002
 
 @dataclass(frozen=True)
 class LedgerEvent:
-    """One row of ``ledger.events`` as it is sent. ``number`` is None for a deletion, which names the event it deletes."""
+    """One row of ``ledger.events`` as it is sent.
+
+    ``number`` is None for a deletion, which names the event it deletes.
+    """
 
     event_id: int
     kind: Literal["usage", "correction", "deletion"]
@@ -34,7 +37,10 @@ class LedgerEvent:
 
 @dataclass(frozen=True)
 class Claim:
-    """Events that one run is sending. ``attempted_ago`` is set on a claim that a dead run left: these may have arrived."""
+    """Events that one run is sending.
+
+    ``attempted_ago`` is set on a claim that a dead run left: these may have arrived.
+    """
 
     claim_id: int
     events: tuple[LedgerEvent, ...]
@@ -99,7 +105,7 @@ def claim_left_behind(connection: Connection, pair_id: int, run_id: str) -> Clai
 
 
 def claim_next(connection: Connection, pair_id: int, run_id: str, limit: int) -> Claim | None:
-    """Claims up to ``limit`` events that may leave now: a successor waits until the deletion before it has been read back."""
+    """Claims up to ``limit`` events that may leave now: a successor waits until its deletion has been read back."""
     rows = connection.execute(
         f"{_EVENTS} WHERE o.pair_id = %(pair_id)s AND o.state = 'planned' "
         "AND NOT EXISTS (SELECT FROM ledger.claims k WHERE k.pair_id = %(pair_id)s AND e.event_id = ANY (k.event_ids)) "
@@ -211,7 +217,8 @@ def _park(connection: Connection, parking: Parking, in_doubt: list[int], pair_id
 
 
 _EVENTS = """
-SELECT e.event_id, e.kind, e.reference, e.customer_id::text, e.metric_id::text, e.start_at, e.number, e.properties, e.deletes
+SELECT e.event_id, e.kind, e.reference, e.customer_id::text, e.metric_id::text, e.start_at, e.number, e.properties,
+    e.deletes
 FROM ledger.open_events o JOIN ledger.events e USING (event_id)
 """
 

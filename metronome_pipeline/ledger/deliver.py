@@ -1,7 +1,7 @@
 """Deliver: send what is planned, a claim at a time, and write down every answer.
 
-Here: batches in flight, the search for a bad event in a refused batch, and the order claim → send → settle. Not here: the
-statements (``claims.py``), events that may have arrived (``doubts.py``), and what is planned (``plan.py``).
+Here: batches in flight, the search for a bad event in a refused batch, and the order claim → send → settle. Not here:
+the statements (``claims.py``), events that may have arrived (``doubts.py``), and what is planned (``plan.py``).
 """
 
 import asyncio
@@ -158,7 +158,8 @@ class _Sending:
                 waiting = await self._look_up(unanswered)
         if waiting:
             raise Unavailable(
-                f"Solvimon gave no answer to {len(waiting)} events in {_DOUBT_ROUNDS} attempts. They are looked up and sent by "
+                f"Solvimon gave no answer to {len(waiting)} events in {_DOUBT_ROUNDS} attempts. They are looked up "
+                "and sent by "
                 "the next run.",
                 system="Solvimon",
                 endpoint="POST events",

@@ -28,7 +28,10 @@ class Doubts:
     request_timeout: timedelta
 
     async def wait_out(self) -> None:
-        """Waits until no earlier request can still be under way. When the last one left is not known, only when it ended."""
+        """Waits until no earlier request can still be under way.
+
+        When the last one left is not known, only when it ended.
+        """
         await self.clock.sleep(self.request_timeout.total_seconds())
 
     async def copies(self, reference: str) -> list[MeterData]:
@@ -83,7 +86,8 @@ class Doubts:
                 return None
             await self.clock.sleep(_READ_BACK_PAUSE)
         raise Unavailable(
-            f"Solvimon took the deletion of event {deletion.reference} but still shows it as live. The next run asks again.",
+            f"Solvimon took the deletion of event {deletion.reference} but still shows it as live. The next run asks "
+            "again.",
             system="Solvimon",
             endpoint="POST /v1/events/delete",
         )
@@ -101,8 +105,9 @@ def sent(event: LedgerEvent, echo: MeterData) -> Receipt:
 def judge(event: LedgerEvent, original: MeterData) -> Receipt:
     """What the event stored under our reference means for us.
 
-    Equal in customer, meter, time, properties and number: delivered. Another number in the same slot: that number is what
-    is counted. Deleted, or of another slot: nothing is counted for ours. The difference is planned under the next revision.
+    Equal in customer, meter, time, properties and number: delivered. Another number in the same slot: that number is
+    what is counted. Deleted, or of another slot: nothing is counted for ours. The difference is planned under the next
+    revision.
     """
     if original.deleted:
         return _restated(event, original, None, "The original under this reference was deleted in Solvimon.")

@@ -1,8 +1,8 @@
 """Plan: compare what was observed with what is committed, and write down the events that make them equal.
 
 Here: the statements that do it, as sets, in one transaction under the pair's planning lock. Not here: reading usage
-(``read.py``) and sending events (``deliver.py``). Nothing is planned for a slot that still has an open event, and nothing
-for hours that no complete reading covers.
+(``read.py``) and sending events (``deliver.py``). Nothing is planned for a slot that still has an open event, and
+nothing for hours that no complete reading covers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ PLANNING_LOCK = 0x6D70_0001
 
 @dataclass(frozen=True)
 class BrakeLimits:
-    """A net decrease is held when it is more than ``share`` of what was billed and more than ``floor`` of the metric's own unit."""
+    """A net decrease is held when it exceeds ``share`` of what was billed, and ``floor`` in the metric's own unit."""
 
     share: Decimal = Decimal("0.20")
     floor: Decimal = Decimal(100)
@@ -188,12 +188,13 @@ JOIN metronome.usage u ON u.pair_id = %(pair_id)s AND u.metric_id = c.metric_id 
 WHERE c.slicing = %(ungrouped)s
 """
 
-# With properties, the groups of an hour are its slots. Where they fall short of the hour's total, no group is lowered and
-# the rest is a slot of its own. A maximum that exceeds its own total contradicts itself: that hour is left alone.
+# With properties, the groups of an hour are its slots. Where they fall short of the hour's total, no group is lowered
+# and the rest is a slot of its own. A maximum that exceeds its own total contradicts itself: that hour is left alone.
 _OBSERVED_GROUPS = """
 WITH grouped AS (
     SELECT c.calculation, g.* FROM covered c
-    JOIN metronome.grouped_usage g ON g.pair_id = %(pair_id)s AND g.metric_id = c.metric_id AND g.customer_id = c.customer_id
+    JOIN metronome.grouped_usage g ON g.pair_id = %(pair_id)s AND g.metric_id = c.metric_id
+        AND g.customer_id = c.customer_id
         AND g.start_at >= %(start)s AND g.start_at < %(end)s AND c.hours @> g.start_at
     WHERE c.slicing <> %(ungrouped)s
 ), hours AS (
@@ -211,14 +212,17 @@ WITH grouped AS (
     DELETE FROM committed c USING judged j
     WHERE j.contradicted AND (c.customer_id, c.metric_id, c.start_at) = (j.customer_id, j.metric_id, j.start_at)
 ), groups AS (
-    SELECT j.customer_id, j.metric_id, j.start_at, j.end_at, j.calculation, j.total, g.slice, g.properties, g.value, j.whole
+    SELECT j.customer_id, j.metric_id, j.start_at, j.end_at, j.calculation, j.total, g.slice, g.properties, g.value,
+        j.whole
     FROM judged j JOIN grouped g USING (customer_id, metric_id, start_at, end_at)
     WHERE g.slice <> 'total' AND NOT j.contradicted
     UNION ALL
-    SELECT j.customer_id, j.metric_id, j.start_at, j.end_at, j.calculation, j.total, c.slice, c.properties, NULL, j.whole
+    SELECT j.customer_id, j.metric_id, j.start_at, j.end_at, j.calculation, j.total, c.slice, c.properties, NULL,
+        j.whole
     FROM judged j JOIN committed c USING (customer_id, metric_id, start_at, end_at)
     WHERE c.slice LIKE 'g%%' AND NOT j.whole AND NOT j.contradicted AND NOT EXISTS (
-        SELECT FROM grouped g WHERE (g.customer_id, g.metric_id, g.start_at, g.slice) = (c.customer_id, c.metric_id, c.start_at, c.slice))
+        SELECT FROM grouped g WHERE (g.customer_id, g.metric_id, g.start_at, g.slice) = (c.customer_id, c.metric_id,
+            c.start_at, c.slice))
 ), slots AS (
     SELECT g.customer_id, g.metric_id, g.start_at, g.end_at, g.calculation, g.total, g.whole, g.slice, g.properties,
            CASE WHEN g.whole THEN g.value
@@ -280,7 +284,8 @@ LEFT JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
 JOIN due d USING (metric_id)
 WHERE d.calculation = 'MAX' AND NOT coalesce(c.open, false) AND NOT EXISTS (
     SELECT FROM ledger.events e LEFT JOIN ledger.restatements s USING (event_id)
-    WHERE (e.customer_id, e.metric_id, e.start_at, e.end_at, e.slice) = (o.customer_id, o.metric_id, o.start_at, o.end_at, o.slice)
+    WHERE (e.customer_id, e.metric_id, e.start_at, e.end_at, e.slice) = (o.customer_id, o.metric_id, o.start_at,
+        o.end_at, o.slice)
       AND e.pair_id = %(pair_id)s AND e.kind <> 'deletion'
       AND CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END = o.value)
 """
@@ -293,15 +298,16 @@ SELECT customer_id, metric_id, start_at, CASE calculation WHEN 'MAX' THEN max(bi
 FROM (
     SELECT customer_id, metric_id, start_at, d.calculation, o.value AS observed,
            CASE d.calculation WHEN 'MAX' THEN c.highest ELSE c.total END AS billed
-    FROM observed o FULL JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice) JOIN due d USING (metric_id)
+    FROM observed o FULL JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
+        JOIN due d USING (metric_id)
 ) AS slots
 GROUP BY customer_id, metric_id, start_at, calculation
 """
 
-# Net decreases by (customer, metric), then by metric. Where usage moved from one customer to another, the other one's rise
-# in the very hours of the fall is held as well: sent alone, it would bill that usage twice. The digest names every
-# correction and deletion that was held, and first events where they are such a rise; a released digest lets exactly these
-# through.
+# Net decreases by (customer, metric), then by metric. Where usage moved from one customer to another, the other one's
+# rise in the very hours of the fall is held as well: sent alone, it would bill that usage twice. The digest names every
+# correction and deletion that was held, and first events where they are such a rise; a released digest lets exactly
+# these through.
 _BRAKE = """
 WITH falls AS (
     SELECT customer_id, metric_id, coalesce(sum(billed), 0) AS billed, coalesce(sum(observed), 0) AS observed
@@ -321,9 +327,12 @@ WITH falls AS (
     SELECT *, false AS rise FROM falls UNION ALL SELECT *, true FROM rises
 ), braked AS (
     SELECT n.customer_id, n.metric_id, n.billed, n.observed, (
-        SELECT encode(sha256(convert_to(concat(n.customer_id, '|', n.metric_id, E'\\n') || string_agg(concat_ws('|', p.customer_id, p.metric_id, p.start_at AT TIME ZONE 'UTC', p.slice, p.kind,
-                   p.revision, p.number, p.deletes), E'\\n' ORDER BY p.customer_id, p.metric_id, p.start_at, p.slice, p.kind, p.deletes), 'UTF8')), 'hex')
-        FROM proposed p WHERE (p.kind <> 'usage' OR n.rise) AND CASE WHEN n.customer_id IS NULL THEN p.metric_id = n.metric_id ELSE p.customer_id = n.customer_id END
+        SELECT encode(sha256(convert_to(concat(n.customer_id, '|', n.metric_id, E'\\n') || string_agg(concat_ws('|',
+            p.customer_id, p.metric_id, p.start_at AT TIME ZONE 'UTC', p.slice, p.kind,
+                   p.revision, p.number, p.deletes), E'\\n' ORDER BY p.customer_id, p.metric_id, p.start_at, p.slice,
+                   p.kind, p.deletes), 'UTF8')), 'hex')
+        FROM proposed p WHERE (p.kind <> 'usage' OR n.rise)
+            AND CASE WHEN n.customer_id IS NULL THEN p.metric_id = n.metric_id ELSE p.customer_id = n.customer_id END
     ) AS full_digest
     FROM held n
 ), written AS (
@@ -338,10 +347,12 @@ SELECT digest, customer_id, metric_id, billed, observed FROM written WHERE relea
 
 _WRITE = """
 WITH written AS (
-    INSERT INTO ledger.events (pair_id, customer_id, metric_id, start_at, end_at, slice, properties, kind, revision, number,
+    INSERT INTO ledger.events (pair_id, customer_id, metric_id, start_at, end_at, slice, properties, kind, revision,
+        number,
                                deletes, reference, planned_at, run_id)
     SELECT %(pair_id)s, customer_id, metric_id, start_at, end_at, slice, properties, kind, revision, number, deletes,
-           coalesce(deleted_reference, ledger.event_reference(customer_id, metric_id, start_at, end_at, slice, revision)),
+           coalesce(deleted_reference, ledger.event_reference(customer_id, metric_id, start_at, end_at, slice,
+               revision)),
            ledger.moment(), %(run_id)s
     FROM proposed
     ORDER BY metric_id, customer_id, start_at, kind = 'deletion' DESC

@@ -100,10 +100,11 @@ class Synchroniser:
 
     async def _never_read(self, due: Due, window: Window) -> ReadReport:
         """What a plan from stored readings alone would lack."""
-        missing = await self.database.run(lambda c: gaps(c, self.pair_id, due, window.start, window.end))
-        metric_ids = tuple(metric.metric_id for metric in due.metrics)
+        missing = await self.database.run(lambda c: gaps(c, self.pair_id, due, [window]))
         reason = "Some of these hours were never read: materialize the source as well."
-        return ReadReport(unread=tuple(Unread(customer_id, metric_ids, reason) for customer_id, _ in missing))
+        return ReadReport(
+            unread=tuple(Unread(customer, gap.metric_ids, reason) for gap in missing for customer in gap.customer_ids)
+        )
 
     async def run(
         self,
@@ -134,36 +135,63 @@ class Synchroniser:
             yield Step(step, report, planned.by_kind, planned.changed_hours, planned.brakes, delivered)
 
 
-def gaps(connection: Connection, pair_id: int, due: Due, start: datetime, end: datetime) -> list[tuple[str, Window]]:
-    """Hours of ``[start, end)`` that were never read, for each due customer: those of customers and metrics new since then."""
+@dataclass(frozen=True)
+class Gap:
+    """Hours that were never read for some customers and metrics."""
+
+    window: Window
+    customer_ids: tuple[str, ...]
+    metric_ids: tuple[str, ...]
+
+
+def gaps(connection: Connection, pair_id: int, due: Due, within: Sequence[Window]) -> list[Gap]:
+    """Hours of some windows that were never read, for customers and metrics that are due: those new since then.
+
+    An archived customer's hours end where it is no longer due. Several gaps of one customer and metric are one, from
+    the first to the last.
+    """
     rows = connection.execute(
         _GAPS,
         {
             "pair_id": pair_id,
-            "start": start,
-            "end": end,
-            "customers": due.customer_ids(Window(start, end)),
+            "firsts": [window.start for window in within],
+            "lasts": [window.end for window in within],
+            "customers": [customer.customer_id for customer in due.customers],
+            "ends": [_due_until(customer) for customer in due.customers],
             "starts_of": list(due.starts),
             "starts": list(due.starts.values()),
             "metrics": [metric.metric_id for metric in due.metrics],
             "slicings": [metric.slicing for metric in due.metrics],
         },
     )
-    return [(customer_id, Window(first, last)) for customer_id, first, last in rows]
+    return [Gap(Window(first, last), tuple(customers), tuple(metrics)) for first, last, metrics, customers in rows]
+
+
+def _due_until(customer: KnownCustomer) -> datetime | None:
+    """The first hour that is not due any more; None while it is active."""
+    if customer.archived_at is None:
+        return None
+    return (customer.archived_at + _ARCHIVED_STAYS_DUE).replace(minute=0, second=0, microsecond=0)
 
 
 _GAPS = """
-WITH due AS (
-    SELECT c.customer_id, m.metric_id, m.slicing, greatest(%(start)s, s.start_at) AS start_at
-    FROM unnest(%(customers)s::uuid[]) AS c (customer_id)
+WITH asked AS (
+    SELECT range_agg(tstzrange(start_at, end_at)) AS hours
+    FROM unnest(%(firsts)s::timestamptz[], %(lasts)s::timestamptz[]) AS w (start_at, end_at)
+), due AS (
+    SELECT c.customer_id, m.metric_id, m.slicing, tstzrange(s.start_at, NULL) * tstzrange(NULL, c.end_at) AS hours
+    FROM unnest(%(customers)s::uuid[], %(ends)s::timestamptz[]) AS c (customer_id, end_at)
     CROSS JOIN unnest(%(metrics)s::uuid[], %(slicings)s::text[]) AS m (metric_id, slicing)
     LEFT JOIN unnest(%(starts_of)s::uuid[], %(starts)s::timestamptz[]) AS s (customer_id, start_at) USING (customer_id)
 ), missing AS (
-    SELECT d.customer_id, tstzmultirange(tstzrange(d.start_at, %(end)s)) - coalesce(c.covered, '{}') AS hours
-    FROM due d LEFT JOIN metronome.coverage c
+    SELECT d.customer_id, d.metric_id, a.hours * tstzmultirange(d.hours) - coalesce(c.covered, '{}') AS hours
+    FROM asked a CROSS JOIN due d LEFT JOIN metronome.coverage c
         ON c.pair_id = %(pair_id)s AND (c.customer_id, c.metric_id, c.slicing) = (d.customer_id, d.metric_id, d.slicing)
-    WHERE d.start_at < %(end)s
+), by_customer AS (
+    SELECT customer_id, lower(hours) AS start_at, upper(hours) AS end_at,
+           array_agg(metric_id::text ORDER BY metric_id) AS metrics
+    FROM missing WHERE NOT isempty(hours) GROUP BY customer_id, lower(hours), upper(hours)
 )
-SELECT customer_id::text, lower(range_agg(hours)), upper(range_agg(hours)) FROM missing
-WHERE NOT isempty(hours) GROUP BY customer_id ORDER BY customer_id
+SELECT start_at, end_at, metrics, array_agg(customer_id::text ORDER BY customer_id) FROM by_customer
+GROUP BY start_at, end_at, metrics ORDER BY start_at, end_at, metrics
 """

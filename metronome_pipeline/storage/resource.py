@@ -24,8 +24,8 @@ class Store:
 class StoreResource(dg.ConfigurableResource[Store]):
     """Where usage, the ledger and the pace are kept: the database of ``DAGSTER_POSTGRES_URL``, or the embedded one.
 
-    The URL is read from the environment where a run executes, so that no password is part of a resource's configuration,
-    which Dagster shows. ``database_url`` is for tests.
+    The URL is read from the environment where a run executes, so that no password is part of a resource's
+    configuration, which Dagster shows. ``database_url`` is for tests.
     """
 
     metronome_host: str = Field(description="Host of Metronome's API: part of the account pair.")

@@ -1,7 +1,7 @@
 """Ingest usage with properties: every closed hour of every group becomes an event with meter properties.
 
-Off until GROUPED_USAGE_ENABLED. A metric is billed through this workflow or through ``usage.py``, never through both. Not
-here: what the two share (``ingestion.py``), and how groups are held against their total (``ledger/``).
+Off until GROUPED_USAGE_ENABLED. A metric is billed through this workflow or through ``usage.py``, never through both.
+Not here: what the two share (``ingestion.py``), and how groups are held against their total (``ledger/``).
 """
 
 from collections.abc import Iterator
@@ -51,8 +51,10 @@ def grouped_usage_assets(settings: Settings) -> dg.AssetsDefinition:
                 owners=settings.resource_owners,
                 skippable=True,
                 metadata={"dagster/column_schema": SOURCE_COLUMNS, "dagster/table_name": "metronome.grouped_usage"},
-                description="Hourly usage by group, for metrics that are billed with properties; one row a group and hour, and one for "
-                "the hour's total.\n\nFrom `POST /v1/usage/groups`, held against the ungrouped total of `POST /v1/usage`. Groups that do not add "
+                description="Hourly usage by group, for metrics that are billed with properties; one row a group and "
+                "hour, and one for "
+                "the hour's total.\n\nFrom `POST /v1/usage/groups`, held against the ungrouped total of `POST "
+                "/v1/usage`. Groups that do not add "
                 "up after a second read are listed; the rest of their hour is billed without properties.",
             ),
             dg.AssetSpec(
@@ -63,7 +65,8 @@ def grouped_usage_assets(settings: Settings) -> dg.AssetsDefinition:
                 owners=settings.resource_owners,
                 skippable=True,
                 metadata={"dagster/column_schema": EVENT_COLUMNS, "dagster/table_name": "ledger.events"},
-                description="The usage events of metrics that are billed with properties: one for each group and hour, with the group's "
+                description="The usage events of metrics that are billed with properties: one for each group and "
+                "hour, with the group's "
                 "keys and values as meter properties. The rules are those of `solvimon/usage_events`.",
             ),
         ],
@@ -73,7 +76,8 @@ def grouped_usage_assets(settings: Settings) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 "groups_add_up",
                 asset=GROUPED_USAGE.source,
-                description="The groups of every hour add up to its total (for MAX: the highest group is the total). What is missing is billed "
+                description="The groups of every hour add up to its total (for MAX: the highest group is the total). "
+                "What is missing is billed "
                 "without properties: ask Metronome why its grouped read is cut short.",
             ),
         ],

@@ -1,11 +1,11 @@
-"""What the two usage workflows share: whose usage is due, the run through a range of hours, and what Dagster is told of it.
+"""What the two usage workflows share: whose usage is due, the run through a range of hours, and what Dagster is told.
 
-Here: from a Dagster run to the synchronising core and back. Not here: the core (``ledger/``), and the two assets themselves
-(``usage.py``, ``grouped_usage.py``).
+Here: from a Dagster run to the synchronising core and back. Not here: the core (``ledger/``), and the two assets
+themselves (``usage.py``, ``grouped_usage.py``).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -33,6 +33,7 @@ from metronome_pipeline.workflows.meters import read_metrics
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
 
 HOUR = timedelta(hours=1)
+_KEY = "%Y-%m-%d-%H:%M"
 
 
 class IngestConfig(dg.Config):
@@ -42,12 +43,14 @@ class IngestConfig(dg.Config):
         default=0,
         ge=0,
         le=35,
-        description="UTC days, the last one of the range among them, that are read again for late usage, and corrected. 8 fill "
+        description="UTC days, the last one of the range among them, that are read again for late usage, and "
+        "corrected. 8 fill "
         "one page of Metronome's, so they cost no request more than one day.",
     )
     fill_gaps: bool = Field(
         default=False,
-        description="Also read, from the cut-over on, hours that were never read for a customer or metric that is new since.",
+        description="Also read, from the cut-over on, hours that were never read for a customer or metric that is new "
+        "since.",
     )
 
 
@@ -73,6 +76,17 @@ class Workflow:
 def hours_of(settings: Settings) -> dg.HourlyPartitionsDefinition:
     """Hourly partitions in UTC, from the cut-over on."""
     return dg.HourlyPartitionsDefinition(start_date=settings.usage_start.replace(tzinfo=None), timezone="UTC")
+
+
+def hour_windows(hours: Iterable[datetime]) -> list[Window]:
+    """Hours, by their starts, as windows of neighbours."""
+    windows: list[Window] = []
+    for hour in sorted(hours):
+        if windows and windows[-1].end == hour:
+            windows[-1] = Window(windows[-1].start, hour + HOUR)
+        else:
+            windows.append(Window(hour, hour + HOUR))
+    return windows
 
 
 def ingest(
@@ -133,7 +147,8 @@ class _Run:
                 yield check
             if unread:
                 raise dg.Failure(
-                    description=f"{len(unread)} walks of usage did not complete, and nothing was planned from them; their hours stay "
+                    description=f"{len(unread)} walks of usage did not complete, and nothing was planned from them; "
+                    "their hours stay "
                     f"open. The first: customer {unread[0].customer_id}: {unread[0].reason}",
                     allow_retries=False,
                     metadata={
@@ -177,14 +192,23 @@ class _Run:
     async def _fill_gaps(
         self, session: Session, synchroniser: Synchroniser, due: Due, end: datetime, *, send: bool
     ) -> AsyncIterator[Step]:
-        missing = await session.database.run(
-            lambda c: gaps(c, session.pair.pair_id, due, self.settings.usage_start, end)
-        )
-        for window in sorted({window for _, window in missing}, key=lambda window: window.start):
-            customers = {customer_id for customer_id, gap in missing if gap == window}
-            some = Due([c for c in due.customers if c.customer_id in customers], due.metrics, due.starts)
-            self.context.log.info(f"Filling hours never read for {len(customers)} customers: {_range_text(window)}.")
-            async for step in synchroniser.run(some, window, send=send):
+        """What was never read in hours that were reported as done: that of customers and metrics which came later."""
+        pair_id, all_hours = session.pair.pair_id, [Window(self.settings.usage_start, end)]
+        if not await session.database.run(lambda c: gaps(c, pair_id, due, all_hours)):
+            return
+        keys = self.context.instance.get_materialized_partitions(self.workflow.destination)
+        done = hour_windows(datetime.strptime(key, _KEY).replace(tzinfo=UTC) for key in keys)
+        for gap in await session.database.run(lambda c: gaps(c, pair_id, due, done)):
+            some = Due(
+                [customer for customer in due.customers if customer.customer_id in set(gap.customer_ids)],
+                [metric for metric in due.metrics if metric.metric_id in gap.metric_ids],
+                due.starts,
+            )
+            self.context.log.info(
+                f"Filling hours never read for {len(some.customers)} customers and {len(some.metrics)} metrics: "
+                f"{_range_text(gap.window)}."
+            )
+            async for step in synchroniser.run(some, gap.window, send=send):
                 yield step
 
     def _synchroniser(self, session: Session) -> Synchroniser:
@@ -225,7 +249,7 @@ class _Run:
         hour = step.window.start
         while hour < step.window.end:
             counted = hours.get(hour, evidence.Hour())
-            partition = hour.strftime("%Y-%m-%d-%H:%M")
+            partition = hour.strftime(_KEY)
             asked_for = asked.start <= hour < asked.end
             if (asked_for and step.complete) or hour in step.changed_hours:
                 if sources:
@@ -276,13 +300,15 @@ class _Run:
         customers = len(due.customer_ids(asked))
         self.context.log.info(
             f"Usage of {customers} customers × {len(due.metrics)} metrics, {_range_text(asked)}: about "
-            f"{customers * len(due.metrics) * -(-(asked.end - asked.start) // timedelta(days=7))} requests to Metronome."
+            f"{customers * len(due.metrics) * -(-(asked.end - asked.start) // timedelta(days=7))} requests to "
+            "Metronome."
         )
 
     def _tell(self, step: Step, session: Session) -> None:
         planned = ", ".join(f"{count} {kind}" for kind, count in sorted(step.planned.items())) or "nothing"
         self.context.log.info(
-            f"{_range_text(step.window)}: {step.read.pairs} pairs read, {step.read.rows} rows; planned {planned}; delivered "
+            f"{_range_text(step.window)}: {step.read.pairs} pairs read, {step.read.rows} rows; planned {planned}; "
+            "delivered "
             f"{step.delivered.delivered}, quarantined {step.delivered.quarantined}. "
             f"So far {session.metronome.http.counts().requests} requests to Metronome, "
             f"{session.solvimon.http.counts().requests} to Solvimon."
@@ -315,7 +341,8 @@ async def due_usage(session: Session, settings: Settings, *, grouped: bool) -> t
             reason = reasons.get(metric.metric_id, "Its meter has not been imported: run import_meters.")
         elif billed_through[metric.metric_id] != slicing:
             reason = (
-                f"It is billed through {billed_through[metric.metric_id]}, and the settings say {slicing}. Switch it with "
+                f"It is billed through {billed_through[metric.metric_id]}, and the settings say {slicing}. Switch it "
+                "with "
                 f"`metronome-pipeline slicing switch {metric.metric_id}`, or change the setting back."
             )
         elif slicing != UNGROUPED and slicing not in {slicing_of(key) for key in metric.group_keys}:
@@ -330,7 +357,7 @@ async def due_usage(session: Session, settings: Settings, *, grouped: bool) -> t
 
 
 def slicing_wanted(metric: KnownMetric, settings: Settings) -> str:
-    """The slicing that the settings choose for a metric: by default the first declared group key, with grouped usage on."""
+    """The slicing that the settings choose: by default the first declared group key, with grouped usage on."""
     if not settings.grouped_usage_enabled:
         return UNGROUPED
     chosen = settings.metric_slicings.get(metric.metric_id)

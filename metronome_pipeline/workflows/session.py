@@ -1,4 +1,4 @@
-"""What every workflow opens: the database of its account pair, a paced session with Metronome, a session with Solvimon."""
+"""What every workflow opens: its account pair's database, a paced session with Metronome, a session with Solvimon."""
 
 import random
 from collections.abc import AsyncIterator, Iterator

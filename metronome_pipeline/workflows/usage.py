@@ -1,7 +1,7 @@
 """Ingest usage: every closed hour of every customer and metric becomes a Solvimon usage event.
 
-Here: the two assets, in one step, so that each week of a long range is delivered before the next is read. Not here: the way
-of a range through the core (``ingestion.py``), the ledger (``ledger/``), the mapping (``mapping/usage.py``).
+Here: the two assets, in one step, so that each week of a long range is delivered before the next is read. Not here:
+the way of a range through the core (``ingestion.py``), the ledger (``ledger/``), the mapping (``mapping/usage.py``).
 """
 
 from collections.abc import Iterator
@@ -54,13 +54,15 @@ def destination_checks(destination: dg.AssetKey) -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(
             "nothing_in_quarantine",
             asset=destination,
-            description="No event was refused by Solvimon. The list says which and why: mend the cause, then release them with "
+            description="No event was refused by Solvimon. The list says which and why: mend the cause, then release "
+            "them with "
             "`metronome-pipeline quarantine retry`.",
         ),
         dg.AssetCheckSpec(
             "nothing_held_by_the_brake",
             asset=destination,
-            description="No plan of the last run took back an implausible share of what was billed. If it is right, let it through with "
+            description="No plan of the last run took back an implausible share of what was billed. If it is right, "
+            "let it through with "
             "`metronome-pipeline brake release DIGEST`.",
         ),
     ]
@@ -71,7 +73,8 @@ def every_metric_is_billed(source: dg.AssetKey) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         "every_metric_is_billed",
         asset=source,
-        description="Usage of every billable metric is sent. The list says which metrics are refused, why, and what to do.",
+        description="Usage of every billable metric is sent. The list says which metrics are refused, why, and what "
+        "to do.",
     )
 
 
@@ -89,8 +92,10 @@ def usage_assets(settings: Settings) -> dg.AssetsDefinition:
                 owners=settings.resource_owners,
                 skippable=True,
                 metadata={"dagster/column_schema": SOURCE_COLUMNS, "dagster/table_name": "metronome.usage"},
-                description="Hourly usage of every customer and metric that is billed without properties; one row an hour with usage.\n\n"
-                "From `POST /v1/usage`, asked in whole UTC days and kept by the hour. A walk that does not complete changes nothing: its "
+                description="Hourly usage of every customer and metric that is billed without properties; one row an "
+                "hour with usage.\n\n"
+                "From `POST /v1/usage`, asked in whole UTC days and kept by the hour. A walk that does not complete "
+                "changes nothing: its "
                 "hours stay open, and the run fails by name after it has done the rest.",
             ),
             dg.AssetSpec(
@@ -101,8 +106,10 @@ def usage_assets(settings: Settings) -> dg.AssetsDefinition:
                 owners=settings.resource_owners,
                 skippable=True,
                 metadata={"dagster/column_schema": EVENT_COLUMNS, "dagster/table_name": "ledger.events"},
-                description="Every usage event that Solvimon has been or will be told: planned in the ledger, sent, and its answer written "
-                "down.\n\nLate usage is corrected by the difference, a maximum that fell by deletion and successor. Refused events wait in "
+                description="Every usage event that Solvimon has been or will be told: planned in the ledger, sent, "
+                "and its answer written "
+                "down.\n\nLate usage is corrected by the difference, a maximum that fell by deletion and successor. "
+                "Refused events wait in "
                 "quarantine with Solvimon's reason, and the rest goes through.",
             ),
         ],

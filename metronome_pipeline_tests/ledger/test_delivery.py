@@ -27,8 +27,7 @@ def test_a_killed_run_is_finished_by_the_next_under_the_same_references(
     world.solvimon.set(reference_idempotency=deduplication)
     if deduplication == "on":
         world.prove_deduplication()
-    for hour in range(5):
-        world.use(customer, metric, hour, 10)
+    world.use_hours(customer, metric, dict.fromkeys(range(5), 10))
     world.ingest_and_die(moment)
     assert [state for *_, state in world.events()] == ["sending"] * 5
     world.use(customer, metric, 1, 1)
@@ -48,8 +47,7 @@ def test_an_event_whose_answer_never_came_counts_once(
     world.solvimon.set(reference_idempotency=deduplication)
     if deduplication == "on":
         world.prove_deduplication()
-    for hour in range(3):
-        world.use(customer, metric, hour, 10)
+    world.use_hours(customer, metric, dict.fromkeys(range(3), 10))
     world.solvimon.faults({"path": INGEST, "method": "POST", "kind": fault, "rate": 1, "times": 2})
     result = world.ingest()
     assert result.success, failure(result)
@@ -81,8 +79,7 @@ def test_one_poisoned_event_is_quarantined_and_the_others_go_through_in_a_few_re
     world: World, account: tuple[str, str]
 ) -> None:
     customer, metric = account
-    for hour in range(100):
-        world.use(customer, metric, hour, 10)
+    world.use_hours(customer, metric, dict.fromkeys(range(100), 10))
     poisoned = world.sql(
         "SELECT ledger.event_reference(%s, %s, '2026-01-05T07:00Z', '2026-01-05T08:00Z', 'total', 0)", customer, metric
     )[0][0]
@@ -115,9 +112,8 @@ def test_an_inactive_meter_parks_its_events_in_one_decision(world: World, accoun
     customer, metric = account
     other = world.metric("SUM", name="Other")
     world.imports()
-    for hour in range(300):
-        world.use(customer, metric, hour, 1)
-        world.use(customer, other, hour, 1)
+    for each in (metric, other):
+        world.use_hours(customer, each, dict.fromkeys(range(300), 1))
     world.solvimon.call("PATCH", f"/v1/meters/{metric}", {"status": "ARCHIVED"})
     world.solvimon.forget_requests()
     result = world.ingest(0, 299)
@@ -131,8 +127,7 @@ def test_an_inactive_meter_parks_its_events_in_one_decision(world: World, accoun
 def test_two_runs_of_the_same_hours_at_once_send_each_event_once(world: World, account: tuple[str, str]) -> None:
     customer, metric = account
     world.solvimon.set(reference_idempotency="off")
-    for hour in range(60):
-        world.use(customer, metric, hour, 10)
+    world.use_hours(customer, metric, dict.fromkeys(range(60), 10))
     world.solvimon.faults({"path": INGEST, "method": "POST", "kind": "slow", "rate": 1, "seconds": 0.2})
     results = []
     runs = [threading.Thread(target=lambda: results.append(world.ingest(0, 59).success)) for _ in range(2)]
@@ -164,8 +159,7 @@ def test_a_refused_credential_fails_the_run_at_once_and_loses_nothing(
 
 def test_a_batch_limit_that_fell_is_learned_from_the_refusal(world: World, account: tuple[str, str]) -> None:
     customer, metric = account
-    for hour in range(100):
-        world.use(customer, metric, hour, 1)
+    world.use_hours(customer, metric, dict.fromkeys(range(100), 1))
     world.solvimon.set(batch_max=7)
     assert world.ingest(0, 99).success
     assert sum(world.counted(customer, metric).values()) == 100

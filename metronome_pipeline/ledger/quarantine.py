@@ -1,0 +1,171 @@
+"""Quarantine: the events that Solvimon refused, and the two ways out of it that a person may choose.
+
+Here: the list, retry and drop, each in the caller's transaction under the pair's planning lock. Not here: how an event gets
+into quarantine (``claims.py``), and who asks.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+
+from metronome_pipeline.errors import PipelineError, quoted
+from metronome_pipeline.ledger.plan import PLANNING_LOCK
+
+Connection = psycopg.Connection[Any]
+
+
+class NotInQuarantine(PipelineError):  # noqa: N818 - named for what is so
+    """A reference that was named is not that of an event in quarantine."""
+
+
+@dataclass(frozen=True)
+class QuarantinedEvent:
+    """One event in quarantine and Solvimon's reason. ``number`` is None for a deletion."""
+
+    reference: str
+    kind: str
+    customer: str | None
+    metric: str | None
+    start: datetime
+    number: Decimal | None
+    code: str | None
+    field: str | None
+    message: str | None
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Retried:
+    """What a retry did: references that leave with the next delivery, and maxima that a later reading has overtaken."""
+
+    released: tuple[str, ...]
+    superseded: tuple[str, ...]
+
+
+def quarantined(connection: Connection, pair_id: int) -> list[QuarantinedEvent]:
+    """Everything in quarantine, the oldest hour first."""
+    rows = connection.execute(
+        "SELECT reference, kind, coalesce(customer, customer_id::text), coalesce(metric, metric_id::text), start_at, number, "
+        "code, field, message, state_at FROM ledger.events_v1 WHERE pair_id = %s AND state = 'quarantined' "
+        "ORDER BY start_at, reference",
+        [pair_id],
+    )
+    return [QuarantinedEvent(*row) for row in rows]
+
+
+def retry(
+    connection: Connection, pair_id: int, references: Collection[str] | None, *, run_id: str, by: str
+) -> Retried:
+    """Lets events leave again, unchanged, with the next delivery. ``references`` None means all of them.
+
+    What Metronome says by now differs by a correction that the next plan of the hour finds. A maximum that has been read as
+    another value since is closed as superseded instead: it counts nothing, and the next plan writes its successor.
+
+    Raises:
+        NotInQuarantine: A reference is not in quarantine. Nothing is changed.
+    """
+    _begin(connection, pair_id, references)
+    words = f"Retry asked for by {quoted(by, 100)}."
+    overtaken = connection.execute(_SUPERSEDE, {"pair_id": pair_id, "message": words, "run_id": run_id}).fetchall()
+    released = connection.execute(_RELEASE, {"message": words, "run_id": run_id}).fetchall()
+    connection.execute("DROP TABLE chosen")
+    return Retried(
+        released=tuple(sorted(reference for (reference,) in released)),
+        superseded=tuple(sorted(reference for (reference,) in overtaken)),
+    )
+
+
+def drop(connection: Connection, pair_id: int, reference: str, *, reason: str, run_id: str, by: str) -> None:
+    """Gives one event up, and keeps counting it as if it had gone through: an accepted difference, listed as *dropped*.
+
+    A dropped usage event is never sent, and plan sets later readings against it. A dropped deletion leaves its event in
+    Solvimon while the ledger counts it as gone.
+
+    Raises:
+        NotInQuarantine: The reference is not in quarantine. Nothing is changed.
+    """
+    _begin(connection, pair_id, [reference])
+    words = f"{quoted(reason, 400)} (dropped by {quoted(by, 100)})"
+    connection.execute(_DROP, {"message": words, "run_id": run_id})
+    connection.execute("DROP TABLE chosen")
+
+
+def _begin(connection: Connection, pair_id: int, references: Collection[str] | None) -> None:
+    """Takes the planning lock, and notes the chosen events in a temporary table."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, pair_id])
+    wanted = None if references is None else list(references)
+    connection.execute(_CHOOSE, {"pair_id": pair_id, "references": wanted})
+    if wanted is None:
+        return
+    found = {reference for (reference,) in connection.execute("SELECT reference FROM chosen")}
+    missing = sorted(set(wanted) - found)
+    if missing:
+        raise NotInQuarantine(
+            f"{quoted(missing[0])} is not the reference of an event in quarantine: see `metronome-pipeline quarantine list`. "
+            "Nothing was changed."
+        )
+
+
+_CHOOSE = """
+CREATE TEMP TABLE chosen ON COMMIT DROP AS
+SELECT e.event_id, e.reference FROM ledger.open_events o JOIN ledger.events e USING (event_id)
+WHERE o.pair_id = %(pair_id)s AND o.state = 'quarantined'
+  AND (%(references)s::text[] IS NULL OR e.reference = ANY (%(references)s::text[]))
+FOR UPDATE OF o
+"""
+
+# Only where the hour has been read in the slicing that the metric is billed through: otherwise nothing newer is known. The
+# rest of a MAX hour is its total.
+_SUPERSEDE = """
+WITH overtaken AS (
+    DELETE FROM chosen USING ledger.events e
+    JOIN solvimon.meters m
+        ON m.pair_id = e.pair_id AND m.reference = e.metric_id::text AND m.calculation_type = 'MAX'
+    JOIN ledger.slicings s ON s.pair_id = e.pair_id AND s.metric_id = e.metric_id
+    JOIN metronome.coverage c ON c.pair_id = e.pair_id AND c.metric_id = e.metric_id AND c.customer_id = e.customer_id
+        AND c.slicing = s.slicing AND c.covered @> e.start_at
+    LEFT JOIN metronome.usage u ON s.slicing = 'ungrouped' AND e.slice = 'total' AND u.pair_id = e.pair_id
+        AND u.metric_id = e.metric_id AND u.customer_id = e.customer_id AND u.start_at = e.start_at
+    LEFT JOIN metronome.grouped_usage g ON s.slicing <> 'ungrouped' AND e.slice <> 'total' AND g.pair_id = e.pair_id
+        AND g.metric_id = e.metric_id AND g.customer_id = e.customer_id AND g.start_at = e.start_at
+        AND g.slice = CASE e.slice WHEN 'rest' THEN 'total' ELSE e.slice END
+    WHERE e.event_id = chosen.event_id AND e.pair_id = %(pair_id)s AND e.kind <> 'deletion'
+      AND coalesce(u.value, g.value) IS DISTINCT FROM e.number
+    RETURNING chosen.event_id, chosen.reference
+), closed AS (
+    DELETE FROM ledger.open_events WHERE event_id IN (SELECT event_id FROM overtaken)
+), counted AS (
+    INSERT INTO ledger.restatements (event_id, number) SELECT event_id, NULL FROM overtaken
+    ON CONFLICT (event_id) DO UPDATE SET number = NULL
+), written AS (
+    INSERT INTO ledger.receipts (event_id, outcome, message, run_id)
+    SELECT event_id, 'superseded', %(message)s, %(run_id)s FROM overtaken
+)
+SELECT reference FROM overtaken
+"""
+
+_RELEASE = """
+WITH released AS (
+    UPDATE ledger.open_events SET state = 'planned' WHERE event_id IN (SELECT event_id FROM chosen)
+), written AS (
+    INSERT INTO ledger.receipts (event_id, outcome, message, run_id)
+    SELECT event_id, 'released', %(message)s, %(run_id)s FROM chosen
+)
+SELECT reference FROM chosen
+"""
+
+_DROP = """
+WITH closed AS (
+    DELETE FROM ledger.open_events WHERE event_id IN (SELECT event_id FROM chosen)
+), counted AS (
+    INSERT INTO ledger.restatements (event_id, number)
+    SELECT deletes, NULL FROM ledger.events JOIN chosen USING (event_id) WHERE kind = 'deletion'
+    ON CONFLICT (event_id) DO UPDATE SET number = NULL
+)
+INSERT INTO ledger.receipts (event_id, outcome, message, run_id)
+SELECT event_id, 'dropped', %(message)s, %(run_id)s FROM chosen
+"""
