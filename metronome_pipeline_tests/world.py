@@ -1,7 +1,7 @@
-"""A world of its own for each test: an empty Metronome account, an empty Solvimon platform, a database, a Dagster instance.
+"""A world of its own for each test: two empty accounts, Metronome's and Solvimon's, a database, a Dagster instance.
 
-Here: what tests arrange with, run with, and assert on. The sandbox servers are shared by a pytest process; each world has
-credentials of its own, and with them stores that nobody else sees.
+Here: what tests arrange with, run with, and assert on. The sandbox servers are shared by a pytest process; each world
+has credentials of its own, and with them stores that nobody else sees.
 """
 
 import json
@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -17,7 +17,7 @@ Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Organization(Struct, frozen=True, kw_only=True):
-    """The organization behind a customer. What is not ``legal_name`` is kept as it is, to be sent back with a change."""
+    """The organization behind a customer. What is not ``legal_name`` is kept to be sent back as it is with a change."""
 
     legal_name: str | None = None
     tax_id: Any = UNSET

@@ -63,8 +63,9 @@ def pair_of(connection: Connection, accounts: AccountPair) -> Pair:
     row = connection.execute(_PAIR, key).fetchone()
     if row is None:
         connection.execute(
-            "INSERT INTO ledger.account_pairs (metronome_host, metronome_environment, solvimon_host, solvimon_platform) "
-            "VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            "INSERT INTO ledger.account_pairs "
+            "(metronome_host, metronome_environment, solvimon_host, solvimon_platform) VALUES "
+            "(%s, %s, %s, %s) ON CONFLICT DO NOTHING",
             key,
         )
         row = connection.execute(_PAIR, key).fetchone()
@@ -120,8 +121,8 @@ def store_customers(
         "INSERT INTO metronome.customers AS c (pair_id, customer_id, name, external_id, ingest_aliases, custom_fields, "
         "created_at, updated_at, archived_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) "
         "ON CONFLICT (pair_id, customer_id) DO UPDATE SET name = excluded.name, external_id = excluded.external_id, "
-        "ingest_aliases = excluded.ingest_aliases, custom_fields = excluded.custom_fields, updated_at = excluded.updated_at, "
-        "archived_at = excluded.archived_at, gone_at = NULL "
+        "ingest_aliases = excluded.ingest_aliases, custom_fields = excluded.custom_fields, "
+        "updated_at = excluded.updated_at, archived_at = excluded.archived_at, gone_at = NULL "
         "WHERE (c.name, c.external_id, c.ingest_aliases, c.custom_fields, c.updated_at, c.archived_at, c.gone_at) "
         "IS DISTINCT FROM (excluded.name, excluded.external_id, excluded.ingest_aliases, excluded.custom_fields, "
         "excluded.updated_at, excluded.archived_at, NULL)",
@@ -141,8 +142,8 @@ def _refuse_another_account(what: str, known: Iterable[tuple[str]], listed: Coll
     if len(missing) * 2 > len(ids):
         raise WrongAccount(
             f"Metronome no longer lists {len(missing)} of the {len(ids)} {what} that this account pair knows, such as "
-            f"{min(missing)}. METRONOME_BEARER_TOKEN seems to be of another environment: set the right token, or give this "
-            "environment a name of its own in METRONOME_ENVIRONMENT. Nothing was stored, planned or sent."
+            f"{min(missing)}. METRONOME_BEARER_TOKEN seems to be of another environment: set the right token, or give "
+            "this environment a name of its own in METRONOME_ENVIRONMENT. Nothing was stored, planned or sent."
         )
 
 
@@ -169,9 +170,10 @@ def store_metrics(
         for metric in metrics
     ]
     connection.cursor().executemany(
-        "INSERT INTO metronome.billable_metrics (pair_id, metric_id, name, aggregation_type, aggregation_key, group_keys, sql, "
-        "archived_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (pair_id, metric_id) DO UPDATE SET "
-        "name = excluded.name, aggregation_type = excluded.aggregation_type, aggregation_key = excluded.aggregation_key, "
+        "INSERT INTO metronome.billable_metrics (pair_id, metric_id, name, aggregation_type, aggregation_key, "
+        "group_keys, sql, archived_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) "
+        "ON CONFLICT (pair_id, metric_id) DO UPDATE SET name = excluded.name, "
+        "aggregation_type = excluded.aggregation_type, aggregation_key = excluded.aggregation_key, "
         "group_keys = excluded.group_keys, sql = excluded.sql, archived_at = excluded.archived_at, gone_at = NULL",
         rows,
     )
@@ -243,8 +245,8 @@ def known_metrics(connection: Connection, pair_id: int) -> list[KnownMetric]:
 def known_products(connection: Connection, pair_id: int) -> list[Product]:
     """Every product of the account, archived ones too, in the order of their ids."""
     rows = connection.execute(
-        "SELECT product_id::text, type, initial::text, current::text, updates::text, archived_at FROM metronome.products "
-        "WHERE pair_id = %s AND gone_at IS NULL ORDER BY product_id",
+        "SELECT product_id::text, type, initial::text, current::text, updates::text, archived_at "
+        "FROM metronome.products WHERE pair_id = %s AND gone_at IS NULL ORDER BY product_id",
         [pair_id],
     )
     return [

@@ -41,7 +41,7 @@ LISTED_ROWS = 500
 """Rows of a table of refused or noted records in Dagster. All of them stand in Postgres."""
 
 
-class Incompatible(Exception):  # noqa: N818 - as in errors.py
+class Incompatible(Exception):
     """What stands in Solvimon under a reference cannot serve, as a sentence for the person who must act."""
 
 

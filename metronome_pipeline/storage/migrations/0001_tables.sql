@@ -143,9 +143,9 @@ CREATE UNLOGGED TABLE metronome.staged_usage (
     end_at      timestamptz NOT NULL,
     slice       text NOT NULL,
     properties  text,
-    value       numeric NOT NULL
+    value       numeric
 );
-CREATE INDEX staged_usage_walk ON metronome.staged_usage (walk_id);
+CREATE INDEX staged_usage_walk ON metronome.staged_usage (walk_id, metric_id, start_at, slice);
 
 -- What imports made in Solvimon -------------------------------------------------------------------------------------
 
