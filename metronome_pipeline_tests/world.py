@@ -166,9 +166,14 @@ class World:
         **variables: str,
     ) -> dg.ExecuteInProcessResult:
         """A real run of a job, recorded in this world's instance. Never raises: look at ``success``."""
+        return self._run(job, config, tags or {}, variables)
+
+    def _run(
+        self, job: str, config: Mapping[str, Any] | None, tags: Mapping[str, str], variables: Mapping[str, str]
+    ) -> dg.ExecuteInProcessResult:
         definition = self.definitions(**variables).resolve_job_def(job)
         return definition.execute_in_process(
-            instance=self.instance, run_config=config, tags=dict(tags or {}), raise_on_error=False
+            instance=self.instance, run_config=config, tags=dict(tags), raise_on_error=False
         )
 
     def imports(self, **variables: str) -> dg.ExecuteInProcessResult:
@@ -191,7 +196,7 @@ class World:
             "dagster/asset_partition_range_end": partition(last),
         }
         step = job.removeprefix("ingest_")
-        return self.run(job, config={"ops": {step: {"config": config}}} if config else None, tags=tags, **variables)
+        return self._run(job, {"ops": {step: {"config": config}}} if config else None, tags, variables)
 
     def ingest_and_die(self, moment: str, first: int = 0, last: int = 7) -> None:
         """The same in a process of its own, killed with SIGKILL at a moment (see ``dying_run``)."""
@@ -280,6 +285,7 @@ def instance_on(database_url: str) -> Iterator[dg.DagsterInstance]:
     url = database_url.replace("postgresql://", "postgresql+psycopg2://")
     with dg.DagsterInstance.local_temp(overrides={"storage": {"postgres": {"postgres_url": url}}}) as instance:
         for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+            assert storage is not None
             storage.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3_600, max_overflow=20)
         yield instance
 

@@ -17,17 +17,15 @@ from pydantic import Field
 from metronome_pipeline.ledger import evidence
 from metronome_pipeline.ledger.deliver import Delivery
 from metronome_pipeline.ledger.plan import BrakeLimits
-from metronome_pipeline.ledger.read import Unread, UsageReader, Window, midnight
-from metronome_pipeline.ledger.slicings import note_slicings
+from metronome_pipeline.ledger.read import UsageReader, Window, midnight
+from metronome_pipeline.ledger.shelf import Unread
 from metronome_pipeline.ledger.synchronise import Due, Step, Synchroniser, gaps
-from metronome_pipeline.mapping.usage import UNGROUPED, BilledMetric, slicing_of
 from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
-from metronome_pipeline.storage import accounts, imports
-from metronome_pipeline.storage.accounts import KnownMetric
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.workflows.customers import ensure_customers, read_customers
+from metronome_pipeline.workflows.due import RefusedMetric, due_usage
 from metronome_pipeline.workflows.imports import request_metadata, table
 from metronome_pipeline.workflows.meters import read_metrics
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
@@ -52,15 +50,6 @@ class IngestConfig(dg.Config):
         description="Also read, from the cut-over on, hours that were never read for a customer or metric that is new "
         "since.",
     )
-
-
-@dataclass(frozen=True)
-class RefusedMetric:
-    """A metric whose usage this run leaves alone, and why."""
-
-    metric_id: str
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -127,6 +116,13 @@ class _Run:
     settings: Settings
 
     async def events(self) -> AsyncIterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+        if self.workflow.grouped and not self.settings.grouped_usage_enabled:
+            # Hours of a workflow that is off must not count as done.
+            raise dg.Failure(
+                description="Usage with properties is off: set GROUPED_USAGE_ENABLED=true to bill metrics by their "
+                "group keys. Nothing was read.",
+                allow_retries=False,
+            )
         async with open_session(self.metronome, self.solvimon, self.store, self.context.run.run_id) as session:
             asked = self._closed_range(session.clock.now())
             await read_customers(session)
@@ -299,7 +295,7 @@ class _Run:
     def _tell_start(self, asked: Window, due: Due) -> None:
         customers = len(due.customer_ids(asked))
         self.context.log.info(
-            f"Usage of {customers} customers × {len(due.metrics)} metrics, {_range_text(asked)}: about "
+            f"Usage of {customers} customers and {len(due.metrics)} metrics, {_range_text(asked)}: about "
             f"{customers * len(due.metrics) * -(-(asked.end - asked.start) // timedelta(days=7))} requests to "
             "Metronome."
         )
@@ -313,57 +309,13 @@ class _Run:
             f"So far {session.metronome.http.counts().requests} requests to Metronome, "
             f"{session.solvimon.http.counts().requests} to Solvimon."
         )
+        for each in step.read.unstorable:
+            self.context.log.warning(
+                f"Postgres cannot store the group {each.group} of metric {each.metric_id}, customer "
+                f"{each.customer_id}: its usage is billed with the rest of its hour, without properties."
+            )
         for brake in step.brakes:
             self.context.log.warning(str(brake))
-
-
-async def due_usage(session: Session, settings: Settings, *, grouped: bool) -> tuple[Due, list[RefusedMetric]]:
-    """Whose usage is due in one of the two workflows, and which of its metrics are refused, by name."""
-    pair_id = session.pair.pair_id
-    customers = await session.database.run(lambda c: accounts.known_customers(c, pair_id))
-    metrics = await session.database.run(lambda c: accounts.known_metrics(c, pair_id))
-    billed = await session.database.run(lambda c: imports.calculation_ids(c, pair_id))
-    reasons = await session.database.run(lambda c: imports.reasons_of_meters(c, pair_id))
-    wanted = {
-        metric.metric_id: slicing_wanted(metric, settings)
-        for metric in metrics
-        if not settings.usage_metrics or metric.metric_id in settings.usage_metrics
-    }
-    own = {metric_id: slicing for metric_id, slicing in wanted.items() if (slicing != UNGROUPED) == grouped}
-    noted = {metric_id: slicing for metric_id, slicing in own.items() if metric_id in billed}
-    billed_through = await session.database.run(lambda c: note_slicings(c, pair_id, noted))
-    due, refused = [], []
-    for metric in metrics:
-        if metric.metric_id not in own:
-            continue
-        slicing = own[metric.metric_id]
-        if metric.metric_id not in billed:
-            reason = reasons.get(metric.metric_id, "Its meter has not been imported: run import_meters.")
-        elif billed_through[metric.metric_id] != slicing:
-            reason = (
-                f"It is billed through {billed_through[metric.metric_id]}, and the settings say {slicing}. Switch it "
-                "with "
-                f"`metronome-pipeline slicing switch {metric.metric_id}`, or change the setting back."
-            )
-        elif slicing != UNGROUPED and slicing not in {slicing_of(key) for key in metric.group_keys}:
-            reason = f"METRIC_SLICINGS says {slicing}, which is no group key of the metric."
-        else:
-            calculation = billed[metric.metric_id][1]
-            due.append(BilledMetric(metric.metric_id, metric.name, "MAX" if calculation == "MAX" else "SUM", slicing))
-            continue
-        refused.append(RefusedMetric(metric.metric_id, metric.name, reason))
-    allowed = [c for c in customers if not settings.usage_customers or c.customer_id in settings.usage_customers]
-    return Due(allowed, due, settings.customer_usage_starts), refused
-
-
-def slicing_wanted(metric: KnownMetric, settings: Settings) -> str:
-    """The slicing that the settings choose: by default the first declared group key, with grouped usage on."""
-    if not settings.grouped_usage_enabled:
-        return UNGROUPED
-    chosen = settings.metric_slicings.get(metric.metric_id)
-    if chosen is None:
-        return slicing_of(metric.group_keys[0]) if metric.group_keys else UNGROUPED
-    return UNGROUPED if chosen == UNGROUPED else slicing_of(tuple(chosen))
 
 
 def _check(
