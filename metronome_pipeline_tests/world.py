@@ -177,7 +177,7 @@ class World:
         )
 
     def imports(self, **variables: str) -> dg.ExecuteInProcessResult:
-        result = self.run("import_everything", **variables)
+        result = self._run("import_everything", None, {}, variables)
         assert result.success
         return result
 

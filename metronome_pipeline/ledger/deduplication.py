@@ -1,8 +1,8 @@
 """Whether Solvimon ignores a second event under one reference: proved by sending one twice.
 
 Deduplication by reference is an option of the account that no endpoint tells (Solvimon API notes, 1.4): only two equal
-events show it. Here: the probe, of a customer and a meter of its own, without calculation, so that nothing can be billed.
-Not here: who asks for it, and where the answer is kept (``storage/accounts.py``).
+events show it. Here: the probe, of a customer and a meter of its own, without calculation, so that nothing can be
+billed. Not here: who asks for it, and where the answer is kept (``storage/accounts.py``).
 """
 
 import random
@@ -34,7 +34,7 @@ _PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 Found = Literal["proved", "off", "unknown"]
 
 
-class ProbeBlocked(PipelineError):  # noqa: N818 - named for what happened
+class ProbeBlocked(PipelineError):
     """The probe's own customer or meter cannot be used."""
 
 
@@ -164,9 +164,7 @@ async def _ensure_meter(api: SolvimonApi) -> None:
     meter = await api.find_meter(PROBE)
     if meter is None:
         link = NewMeterLink(id=value.id, required=True)
-        meter = await api.create_meter(
-            NewMeter(reference=PROBE, name=PROBE, meter_values=(link,), meter_properties=())
-        )
+        meter = await api.create_meter(NewMeter(reference=PROBE, name=PROBE, meter_values=(link,), meter_properties=()))
     if meter.status == "DRAFT":
         meter = await api.update_meter(PROBE, MeterChange(status="ACTIVE"))
     _require_active("meter", meter.status)
@@ -175,6 +173,6 @@ async def _ensure_meter(api: SolvimonApi) -> None:
 def _require_active(kind: str, status: str | None) -> None:
     if status != "ACTIVE":
         raise ProbeBlocked(
-            f"Whether Solvimon ignores repeated references was not tried: its {kind} {PROBE} is {status}. Make it active "
-            "in Solvimon, or give it another reference, then check again."
+            f"Whether Solvimon ignores repeated references was not tried: its {kind} {PROBE} is {status}. Make it "
+            "active in Solvimon, or give it another reference, then check again."
         )

@@ -1,7 +1,7 @@
 """Quarantine: the events that Solvimon refused, and the two ways out of it that a person may choose.
 
-Here: the list, retry and drop, each in the caller's transaction under the pair's planning lock. Not here: how an event gets
-into quarantine (``claims.py``), and who asks.
+Here: the list, retry and drop, each in the caller's transaction under the pair's planning lock. Not here: how an event
+gets into quarantine (``claims.py``), and who asks.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ from metronome_pipeline.ledger.plan import PLANNING_LOCK
 Connection = psycopg.Connection[Any]
 
 
-class NotInQuarantine(PipelineError):  # noqa: N818 - named for what is so
+class NotInQuarantine(PipelineError):
     """A reference that was named is not that of an event in quarantine."""
 
 
@@ -49,21 +49,20 @@ class Retried:
 def quarantined(connection: Connection, pair_id: int) -> list[QuarantinedEvent]:
     """Everything in quarantine, the oldest hour first."""
     rows = connection.execute(
-        "SELECT reference, kind, coalesce(customer, customer_id::text), coalesce(metric, metric_id::text), start_at, number, "
-        "code, field, message, state_at FROM ledger.events_v1 WHERE pair_id = %s AND state = 'quarantined' "
+        "SELECT reference, kind, coalesce(customer, customer_id::text), coalesce(metric, metric_id::text), start_at, "
+        "number, code, field, message, state_at FROM ledger.events_v1 WHERE pair_id = %s AND state = 'quarantined' "
         "ORDER BY start_at, reference",
         [pair_id],
     )
     return [QuarantinedEvent(*row) for row in rows]
 
 
-def retry(
-    connection: Connection, pair_id: int, references: Collection[str] | None, *, run_id: str, by: str
-) -> Retried:
+def retry(connection: Connection, pair_id: int, references: Collection[str] | None, *, run_id: str, by: str) -> Retried:
     """Lets events leave again, unchanged, with the next delivery. ``references`` None means all of them.
 
-    What Metronome says by now differs by a correction that the next plan of the hour finds. A maximum that has been read as
-    another value since is closed as superseded instead: it counts nothing, and the next plan writes its successor.
+    Where Metronome says something else by now, the next plan of the hour corrects the difference. A maximum that has
+    been read as another value since is closed as superseded instead: it counts nothing, and the next plan writes its
+    successor.
 
     Raises:
         NotInQuarantine: A reference is not in quarantine. Nothing is changed.
@@ -105,8 +104,8 @@ def _begin(connection: Connection, pair_id: int, references: Collection[str] | N
     missing = sorted(set(wanted) - found)
     if missing:
         raise NotInQuarantine(
-            f"{quoted(missing[0])} is not the reference of an event in quarantine: see `metronome-pipeline quarantine list`. "
-            "Nothing was changed."
+            f"{quoted(missing[0])} is not the reference of an event in quarantine: see "
+            "`metronome-pipeline quarantine list`. Nothing was changed."
         )
 
 
@@ -118,8 +117,8 @@ WHERE o.pair_id = %(pair_id)s AND o.state = 'quarantined'
 FOR UPDATE OF o
 """
 
-# Only where the hour has been read in the slicing that the metric is billed through: otherwise nothing newer is known. The
-# rest of a MAX hour is its total.
+# Only where the hour has been read in the slicing that the metric is billed through: otherwise nothing newer is known.
+# The rest of a MAX hour is its total.
 _SUPERSEDE = """
 WITH overtaken AS (
     DELETE FROM chosen USING ledger.events e

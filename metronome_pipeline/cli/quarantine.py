@@ -1,0 +1,83 @@
+"""``metronome-pipeline quarantine``: the events that Solvimon refused, and what a person decides about them.
+
+Here: options and words. Not here: what retry and drop mean (``ledger/quarantine.py``).
+"""
+
+import click
+
+from metronome_pipeline.cli.terminal import WrongUse, asked_by, example, say, show_table
+
+
+@click.group("quarantine", short_help="Events that Solvimon refused: list, retry, drop.")
+def command() -> None:
+    """Events that Solvimon refused wait here, each with its reason; the rest of their batch went through.
+
+    Mend the cause, then retry. An event that shall never be billed can be dropped.
+    """
+
+
+@command.command("list", epilog=example("quarantine list"))
+def list_() -> None:
+    """Show every event in quarantine, with Solvimon's reason."""
+    from metronome_pipeline.cli.pair import open_pair  # noqa: PLC0415
+    from metronome_pipeline.ledger.quarantine import quarantined  # noqa: PLC0415
+
+    with open_pair() as opened, opened.database.transaction() as connection:
+        found = quarantined(connection, opened.pair.pair_id)
+    if not found:
+        click.echo("Nothing is in quarantine.")
+        return
+    show_table(
+        f"In quarantine: {len(found)}",
+        ("hour (UTC)", "customer", "metric", "kind", "number", "Solvimon's reason", "since (UTC)", "reference"),
+        [
+            (e.start, e.customer, e.metric, e.kind, e.number, _reason(e.code, e.field, e.message), e.since, e.reference)
+            for e in found
+        ],
+    )
+
+
+@command.command(epilog=example("quarantine retry --all"))
+@click.option("--reference", "references", multiple=True, metavar="REFERENCE", help="One event; may be repeated.")
+@click.option("--all", "everything", is_flag=True, help="Every event in quarantine.")
+@asked_by()
+def retry(references: tuple[str, ...], everything: bool, by: str) -> None:  # noqa: FBT001 - click's flag
+    """Send events again, unchanged, with the next run.
+
+    A maximum that Metronome reports otherwise by now is closed instead; the next run of its hour sends the new value.
+    """
+    if bool(references) == everything:
+        raise WrongUse("Name events with --reference, or say --all.")
+    from metronome_pipeline.cli.pair import RUN_ID, open_pair  # noqa: PLC0415
+    from metronome_pipeline.ledger import quarantine  # noqa: PLC0415
+
+    with open_pair() as opened, opened.database.transaction() as connection:
+        done = quarantine.retry(
+            connection, opened.pair.pair_id, None if everything else references, run_id=RUN_ID, by=by
+        )
+    if not done.released and not done.superseded:
+        click.echo("Nothing is in quarantine.")
+        return
+    rows = [(reference, "leaves with the next run") for reference in done.released]
+    rows += [(reference, "superseded: the next run of its hour sends the new value") for reference in done.superseded]
+    show_table("Taken out of quarantine", ("reference", "what happens"), rows)
+
+
+@command.command(epilog=example('quarantine drop --reference … --reason "Test customer, agreed with finance on 3 May"'))
+@click.option("--reference", required=True, metavar="REFERENCE", help="The event.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why it shall not be billed, for the record.")
+@asked_by()
+def drop(reference: str, reason: str, by: str) -> None:
+    """Give one event up: it is never sent, and stays listed as an accepted difference."""
+    if not reason.strip():
+        raise WrongUse("--reason is empty: write why the event shall not be billed.")
+    from metronome_pipeline.cli.pair import RUN_ID, open_pair  # noqa: PLC0415
+    from metronome_pipeline.ledger import quarantine  # noqa: PLC0415
+
+    with open_pair() as opened, opened.database.transaction() as connection:
+        quarantine.drop(connection, opened.pair.pair_id, reference, reason=reason, run_id=RUN_ID, by=by)
+    say(f"Dropped. {reference} is never sent; the ledger keeps counting it, as an accepted difference.")
+
+
+def _reason(code: str | None, field: str | None, message: str | None) -> str:
+    return ", ".join(part for part in (code, field, message) if part)
