@@ -59,8 +59,8 @@ def show() -> None:
 def switch(metric_id: str, to: str | None, yes: bool, by: str) -> None:  # noqa: FBT001 - click's flag
     """Bill a metric through another slicing from now on.
 
-    Each hour is corrected, never doubled, when it is next read: the last days by the hourly run, older hours by a
-    backfill.
+    Each hour is corrected, never doubled, when it is next read: by the next hourly run, which reads all of the metric's
+    hours since the cut-over again, or by a backfill.
     """
     from metronome_pipeline.cli.pair import open_pair  # noqa: PLC0415
     from metronome_pipeline.ledger.slicings import slicings, switch_slicing  # noqa: PLC0415
@@ -79,8 +79,8 @@ def switch(metric_id: str, to: str | None, yes: bool, by: str) -> None:  # noqa:
         if not yes and not click.confirm(question, err=True):
             raise click.Abort
         with opened.database.transaction() as connection:
-            switch_slicing(connection, opened.pair.pair_id, metric.metric_id, target)
-    say(f"Switched by {by}: {metric.name} is billed through {target}. Run the hours again that were billed before.")
+            switch_slicing(connection, opened.pair.pair_id, metric.metric_id, target, by=by)
+    say(f"Switched by {by}: {metric.name} is billed through {target}. The next hourly run reads its hours again.")
     if target != wanted:
         say(
             f"The settings still say {wanted}, so runs refuse the metric: change METRIC_SLICINGS or "

@@ -27,18 +27,28 @@ def note_slicings(connection: Connection, pair_id: int, wanted: Mapping[str, str
     return slicings(connection, pair_id)
 
 
-def switch_slicing(connection: Connection, pair_id: int, metric_id: str, slicing: str) -> None:
+def switch_slicing(connection: Connection, pair_id: int, metric_id: str, slicing: str, *, by: str) -> None:
     """Bills a metric through another slicing from now on.
 
-    What was once read in that slicing is forgotten, so that nothing is planned from it: each hour is read again before its
-    events are corrected.
+    What was once read of it is forgotten, so that nothing is planned from it: each hour is read again before its events
+    are corrected. Readings under way in the old slicing are not stored, and plans leave them alone.
     """
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, pair_id])
+    # First of all: this waits for readings that are being stored, so that what they wrote is forgotten as well.
     connection.execute(
-        "INSERT INTO ledger.slicings (pair_id, metric_id, slicing) VALUES (%s, %s, %s) "
-        "ON CONFLICT (pair_id, metric_id) DO UPDATE SET slicing = excluded.slicing, since = excluded.since",
-        [pair_id, metric_id, slicing],
+        "INSERT INTO ledger.slicings (pair_id, metric_id, slicing, asked_by) VALUES (%s, %s, %s, %s) "
+        "ON CONFLICT (pair_id, metric_id) DO UPDATE SET slicing = excluded.slicing, since = excluded.since, "
+        "asked_by = excluded.asked_by",
+        [pair_id, metric_id, slicing, by],
     )
-    connection.execute("DELETE FROM metronome.coverage WHERE pair_id = %s AND metric_id = %s", [pair_id, metric_id])
-    for table in ("usage", "grouped_usage", "short_groups"):
-        connection.execute(f"DELETE FROM metronome.{table} WHERE pair_id = %s AND metric_id = %s", [pair_id, metric_id])
+    for forget in _FORGET:
+        connection.execute(forget, [pair_id, metric_id])
+
+
+_FORGET = (
+    "DELETE FROM metronome.coverage WHERE pair_id = %s AND metric_id = %s",
+    "DELETE FROM metronome.readings WHERE pair_id = %s AND metric_id = %s",
+    "DELETE FROM metronome.usage WHERE pair_id = %s AND metric_id = %s",
+    "DELETE FROM metronome.grouped_usage WHERE pair_id = %s AND metric_id = %s",
+    "DELETE FROM metronome.short_groups WHERE pair_id = %s AND metric_id = %s",
+)

@@ -192,12 +192,14 @@ CREATE TABLE solvimon.products (
 
 -- The ledger ----------------------------------------------------------------------------------------------------------
 
--- The one slicing that a metric is billed through. A run whose setting disagrees refuses the metric.
+-- The one slicing that a metric is billed through. A run whose setting disagrees refuses the metric. asked_by: who
+-- switched it; null since it was first billed.
 CREATE TABLE ledger.slicings (
     pair_id   int NOT NULL REFERENCES ledger.account_pairs,
     metric_id uuid NOT NULL,
     slicing   text NOT NULL,
     since     timestamptz NOT NULL DEFAULT ledger.moment(),
+    asked_by  text,
     PRIMARY KEY (pair_id, metric_id)
 );
 
@@ -273,7 +275,7 @@ CREATE TABLE ledger.restatements (
     number   numeric
 );
 
--- Decreases that were too large to take back unasked. `released_at`: a person let this very plan through.
+-- Decreases that were too large to take back unasked. released_at, released_by: a person let this very plan through.
 CREATE TABLE ledger.brakes (
     pair_id     int NOT NULL REFERENCES ledger.account_pairs,
     digest      text NOT NULL,
@@ -286,6 +288,7 @@ CREATE TABLE ledger.brakes (
     run_id      text NOT NULL,
     at          timestamptz NOT NULL DEFAULT ledger.moment(),
     released_at timestamptz,
+    released_by text,
     PRIMARY KEY (pair_id, digest)
 );
 
