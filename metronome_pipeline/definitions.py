@@ -33,7 +33,7 @@ def build_definitions(settings: Settings, overrides: Mapping[str, Any] | None = 
             solvimon_products,
         )
     ]
-    all_jobs = jobs()
+    all_jobs = jobs(settings.resource_owners)
     return dg.Definitions(
         assets=[*imports, usage_assets(settings), grouped_usage_assets(settings)],
         jobs=list(all_jobs.values()),

@@ -1,25 +1,36 @@
-"""Schedules: every hour, fill in the closed hours that are missing, and look back for late usage."""
+"""Schedules: every hour, fill in the closed hours that are missing, and look back for late usage.
 
-from collections.abc import Sequence
+Here: which hours a tick requests. Not here: how a run does them (``workflows/ingestion.py``).
+"""
+
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from metronome_pipeline.automation.jobs import Jobs
+from metronome_pipeline.automation.jobs import Jobs, shown
+from metronome_pipeline.automation.runs import (
+    HOUR,
+    IN_VAIN,
+    RANGE_END,
+    RANGE_START,
+    UNDER_WAY,
+    hour_of,
+    hours_of,
+    key_of,
+    runs_of,
+)
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
 from metronome_pipeline.workflows.ingestion import Workflow
 from metronome_pipeline.workflows.usage import USAGE
 
-_HOUR = timedelta(hours=1)
-_KEY = "%Y-%m-%d-%H:%M"
-_ACTIVE = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
-_START, _END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+TICK = "tick"
+"""The run tag that holds the time of the tick which requested the run."""
+_DAY = timedelta(days=1)
+
+Range = tuple[datetime, datetime]
+"""First and last hour, by their starts."""
 
 
 def schedules(settings: Settings, jobs: Jobs) -> list[dg.ScheduleDefinition]:
@@ -31,82 +42,94 @@ def schedules(settings: Settings, jobs: Jobs) -> list[dg.ScheduleDefinition]:
 
 
 def _hourly(settings: Settings, job: dg.JobDefinition, workflow: Workflow, *, running: bool) -> dg.ScheduleDefinition:
-    running_status, stopped = dg.DefaultScheduleStatus.RUNNING, dg.DefaultScheduleStatus.STOPPED
-
     @dg.schedule(
         name=f"hourly_{workflow.name}",
         job=job,
         cron_schedule=f"{settings.usage_close_minutes % 60} * * * *",
         execution_timezone="UTC",
-        default_status=running_status if running else stopped,
-        description="Each hour, some minutes after it closed: requests every closed hour that was never done, the newest first, in one "
-        f"run for each {settings.backfill_partitions_per_run} hours. The newest run reads the last {settings.usage_look_back_days} UTC "
-        "days again in the same requests, and corrects what changed.",
+        default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
+        metadata=shown(settings.resource_owners),
+        tags={"workflow": workflow.name},
+        description="Each hour, some minutes after it closed: requests every closed hour that was never done, the "
+        f"newest first, in runs of at most {settings.backfill_partitions_per_run} hours. The newest run reads the last "
+        f"{settings.usage_look_back_days} UTC days again in the same requests, and corrects what changed. Hours that "
+        "a queued or started run will do are not requested again; older hours whose run failed wait for a day.",
     )
     def tick(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        closed = closed_hours(settings, context.scheduled_execution_time)
+        at = context.scheduled_execution_time.astimezone(UTC)
+        closed = closed_hours(settings, at)
         if not closed:
             return dg.SkipReason(f"No hour since the cut-over {settings.usage_start:%Y-%m-%d %H:%M} UTC is closed yet.")
-        done = {
-            datetime.strptime(key, _KEY).replace(tzinfo=UTC)
-            for key in context.instance.get_materialized_partitions(workflow.destination)
-        } | _requested(context.instance, job.name)
-        ranges = ranges_to_request(closed, done, settings.backfill_partitions_per_run)
-        newest = ranges[0] if ranges and ranges[0][1] == closed[-1] else (closed[-1], closed[-1])
-        others = [each for each in ranges if each != newest]
-        look_back = {"look_back_days": settings.usage_look_back_days, "fill_gaps": True}
-        return [
-            _request(
-                newest, {"ops": {workflow.name: {"config": look_back}}}, workflow, context.scheduled_execution_time
-            ),
-            *[_request(each, {}, workflow, context.scheduled_execution_time) for each in others],
-        ]
+        look_back = _midnight(closed[-1]) - (settings.usage_look_back_days - 1) * _DAY
+        done = {hour_of(key) for key in context.instance.get_materialized_partitions(workflow.destination)}
+        under_way = _under_way(context.instance, workflow, job.name, at)
+        failed = {hour for hour in _failed_lately(context.instance, workflow, job.name, at) if hour < look_back}
+        elsewhere = under_way | failed
+        # The newest hour even where it is done: its run is the one that looks back.
+        ranges = ranges_of(
+            [hour for hour in closed if hour not in elsewhere and (hour not in done or hour == closed[-1])],
+            settings.backfill_partitions_per_run,
+        )
+        if not ranges:
+            return dg.SkipReason(
+                f"A run is doing the newest hour, {closed[-1]:%Y-%m-%d %H:%M} UTC, and no other of the {len(closed)} "
+                "closed hours is to be requested."
+            )
+        # One run at a time fills gaps: an earlier one that is still at it would be doing the same.
+        config = {"look_back_days": settings.usage_look_back_days, "fill_gaps": not under_way}
+        return [_request(workflow, hours, at, config if hours[1] == closed[-1] else None) for hours in ranges]
 
     return tick
 
 
-def _request(
-    hours: tuple[datetime, datetime], run_config: dict[str, object], workflow: Workflow, at: datetime
-) -> dg.RunRequest:
-    first, last = (hour.strftime(_KEY) for hour in hours)
-    return dg.RunRequest(
-        run_key=f"{workflow.destination.to_user_string()} {first} {last} {at.isoformat()}",
-        run_config=run_config,
-        tags={_START: first, _END: last},
-    )
+def _request(workflow: Workflow, hours: Range, at: datetime, config: Mapping[str, object] | None) -> dg.RunRequest:
+    """A run of a range. The one that looks back has a key of its tick alone, so that a tick has one at most."""
+    first, last = key_of(hours[0]), key_of(hours[1])
+    tags = {RANGE_START: first, RANGE_END: last, TICK: at.isoformat()}
+    if config is None:
+        key = f"{workflow.name} {at.isoformat()} {first} {last}"
+        return dg.RunRequest(run_key=key, tags={**tags, "dagster/priority": "-1"})
+    run_config = {"ops": {workflow.name: {"config": config}}}
+    return dg.RunRequest(run_key=f"{workflow.name} {at.isoformat()}", run_config=run_config, tags=tags)
 
 
 def closed_hours(settings: Settings, at: datetime) -> list[datetime]:
     """The hours since the cut-over that are closed at a moment, oldest first, by their starts."""
-    closed_end = (at.astimezone(UTC) - timedelta(minutes=settings.usage_close_minutes)).replace(
-        minute=0, second=0, microsecond=0
-    )
-    count = int((closed_end - settings.usage_start) / _HOUR)
-    return [settings.usage_start + number * _HOUR for number in range(count)]
+    closed = at.astimezone(UTC) - timedelta(minutes=settings.usage_close_minutes)
+    count = int((closed - settings.usage_start) // HOUR)
+    return [settings.usage_start + number * HOUR for number in range(count)]
 
 
-def ranges_to_request(closed: Sequence[datetime], done: set[datetime], longest: int) -> list[tuple[datetime, datetime]]:
-    """The closed hours that are not done, as (first, last) of runs of neighbours of at most ``longest`` hours, newest first."""
-    ranges: list[tuple[datetime, datetime]] = []
-    for hour in reversed(closed):
-        if hour in done:
-            continue
-        first, last = ranges[-1] if ranges else (None, None)
-        if first is not None and last is not None and first - hour == _HOUR and last - hour < longest * _HOUR:
-            ranges[-1] = (hour, last)
+def ranges_of(hours: Sequence[datetime], longest: int) -> list[Range]:
+    """Hours in order of time, as runs of neighbours of at most ``longest`` hours, newest first."""
+    ranges: list[Range] = []
+    for hour in reversed(hours):
+        if ranges and ranges[-1][0] - hour == HOUR and ranges[-1][1] - hour < longest * HOUR:
+            ranges[-1] = (hour, ranges[-1][1])
         else:
             ranges.append((hour, hour))
     return ranges
 
 
-def _requested(instance: dg.DagsterInstance, job_name: str) -> set[datetime]:
-    """Hours that a waiting or running run of the job will do."""
-    hours: set[datetime] = set()
-    for run in instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=_ACTIVE)):
-        first, last = run.tags.get(_START), run.tags.get(_END)
-        if first and last:
-            hour, end = (datetime.strptime(key, _KEY).replace(tzinfo=UTC) for key in (first, last))
-            while hour <= end:
-                hours.add(hour)
-                hour += _HOUR
-    return hours
+def _under_way(instance: dg.DagsterInstance, workflow: Workflow, job: str, at: datetime) -> set[datetime]:
+    """Hours that a queued or started run will do. A tick that is evaluated again leaves out its own runs."""
+    return {
+        hour
+        for run in runs_of(instance, workflow.destination, [job], UNDER_WAY)
+        if run.tags.get(TICK) != at.isoformat()
+        for hour in hours_of(run)
+    }
+
+
+def _failed_lately(instance: dg.DagsterInstance, workflow: Workflow, job: str, at: datetime) -> set[datetime]:
+    """Hours of runs that failed or were cancelled within a day.
+
+    One customer whose usage can't be read keeps every hour open: to read all hours since again, each hour, would leave
+    no requests for the others.
+    """
+    runs = runs_of(instance, workflow.destination, [job], IN_VAIN, created_after=at - _DAY)
+    return {hour for run in runs for hour in hours_of(run)}
+
+
+def _midnight(instant: datetime) -> datetime:
+    return instant.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 
 from metronome_pipeline.ledger.deliver import Delivery, DeliveryReport
 from metronome_pipeline.ledger.plan import Brake, BrakeLimits, Connection, Planned, Scope, plan
-from metronome_pipeline.ledger.read import ReadReport, Unread, UsageReader, Window, steps
+from metronome_pipeline.ledger.read import UsageReader, Window, steps
+from metronome_pipeline.ledger.shelf import ReadReport, Unread
 from metronome_pipeline.mapping.usage import BilledMetric
 from metronome_pipeline.storage.accounts import KnownCustomer
 from metronome_pipeline.storage.database import Database

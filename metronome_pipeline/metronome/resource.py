@@ -15,6 +15,7 @@ from pydantic import Field
 from metronome_pipeline.clock import Clock
 from metronome_pipeline.http import Http, Pacer, Service
 from metronome_pipeline.metronome.api import MetronomeApi
+from metronome_pipeline.retries import RetryPolicy
 
 if TYPE_CHECKING:
     import httpx
@@ -39,6 +40,7 @@ class MetronomeResource(dg.ConfigurableResource[MetronomeApi]):
         random: random.Random,
         run_id: str,
         transport: "httpx.AsyncBaseTransport | None" = None,
+        policy: RetryPolicy | None = None,
     ) -> AsyncIterator[MetronomeApi]:
         """A session, closed at the end of the block. The pacer is the account's, shared by every run."""
         async with Http(
@@ -50,6 +52,7 @@ class MetronomeResource(dg.ConfigurableResource[MetronomeApi]):
             run_id=run_id,
             timeout_seconds=self.timeout_seconds,
             in_flight=self.requests_in_flight,
+            policy=policy,
         ) as http:
             yield MetronomeApi(http)
 
