@@ -21,7 +21,7 @@ from metronome_pipeline.workflows.usage import usage_assets
 
 
 def build_definitions(settings: Settings, overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """Everything of this project for one account pair. ``overrides`` replaces resources by name, for tests and tools."""
+    """Everything of this project for one account pair. ``overrides`` replaces resources by name, for tests."""
     imports = [
         asset.map_asset_specs(lambda spec: spec.replace_attributes(owners=settings.resource_owners))
         for asset in (

@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - named for what happened: `except Refused` reads as the sentence that it is
 """The errors that this project raises, a tree rooted in ``PipelineError``, and how untrusted text gets into them.
 
 Here: what went wrong, as a sentence for the person who must act, and the facts as fields. Not here: what counts as

@@ -180,7 +180,9 @@ class Settings(PostgresSettings):
         description="A plan that takes back more than this share of what was billed stops and asks.",
     )
     brake_floor: Annotated[int, BeforeValidator(values.whole_number(0, 1_000_000_000))] = Field(
-        100, alias="BRAKE_FLOOR", description="A decrease of at most so many of the metric's own unit passes whatever its share."
+        100,
+        alias="BRAKE_FLOOR",
+        description="A decrease of at most so many of the metric's own unit passes whatever its share.",
     )
     backfill_partitions_per_run: Annotated[int, BeforeValidator(values.whole_number(1, 100_000))] = Field(
         744, alias="BACKFILL_PARTITIONS_PER_RUN", description="The most hours that one run of a backfill takes."

@@ -52,7 +52,7 @@ class Answer:
     content: bytes
 
 
-class Oversized(Exception):  # noqa: N818 - a signal between the two functions below
+class Oversized(Exception):
     """The body is larger than the cap."""
 
 

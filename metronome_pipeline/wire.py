@@ -27,7 +27,7 @@ _SURROGATES = re.compile(
 _NUL_ESCAPE = b"\\u0000"
 
 
-class NotAsPromised(ValueError):  # noqa: N818 - as in errors.py
+class NotAsPromised(ValueError):
     """A readable body that breaks the API's contract, at ``field``, for ``reason``."""
 
     def __init__(self, field: str, reason: str) -> None:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 
 from metronome_pipeline.storage.embedded import EmbeddedPostgres, embedded_postgres
+from metronome_pipeline.storage.migrations import migrate
 from metronome_pipeline_tests.world import Api, World, instance_on
 
 # As the project's own instance storage sets it: Dagster writes its events in batches.
@@ -47,11 +49,34 @@ def template_database(postgres: EmbeddedPostgres) -> str:
 @pytest.fixture
 def database_url(postgres: EmbeddedPostgres, template_database: str) -> Iterator[str]:
     """A database of the test's own, dropped after it, whoever is still connected."""
+    with _copy(postgres, template_database) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def world_template(postgres: EmbeddedPostgres) -> str:
+    """A database with Dagster's tables and ours, which take a second to make: every world's own is a copy of it."""
+    name = "template_of_worlds"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} STRATEGY FILE_COPY")
+    url = _url(postgres, name)
+    with psycopg.connect(url) as connection:
+        migrate(connection)
+    with instance_on(url):
+        return name
+
+
+@contextmanager
+def _copy(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres.url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template_database} STRATEGY FILE_COPY")
-        yield postgres.url.replace("/postgres?", f"/{name}?", 1)
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        yield _url(postgres, name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _url(postgres: EmbeddedPostgres, database: str) -> str:
+    return postgres.url.replace("/postgres?", f"/{database}?", 1)
 
 
 @pytest.fixture(scope="session")
@@ -66,12 +91,12 @@ def sandbox_urls() -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture
-def world(sandbox_urls: tuple[str, str], database_url: str) -> Iterator[World]:
+def world(sandbox_urls: tuple[str, str], postgres: EmbeddedPostgres, world_template: str) -> Iterator[World]:
     """An empty world: two accounts, a database and a Dagster instance of the test's own."""
     metronome_url, solvimon_url = sandbox_urls
     metronome = Api(metronome_url, {"Authorization": f"Bearer token-{uuid.uuid4()}"})
     solvimon = Api(solvimon_url, {"X-API-KEY": f"key-{uuid.uuid4()}"})
     metronome.call("PUT", "/_sandbox/store", {"settings": {"rate_limit": None}})
     solvimon.call("PUT", "/_sandbox/store", {})
-    with instance_on(database_url) as instance:
-        yield World(metronome, solvimon, database_url, instance)
+    with _copy(postgres, world_template) as url, instance_on(url) as instance:
+        yield World(metronome, solvimon, url, instance)

@@ -1,7 +1,7 @@
-"""A run in a process of its own that is killed at one moment, as by the kernel: ``python -m metronome_pipeline_tests.dying_run``.
+"""A run in a process of its own that is killed at one moment, as by the kernel.
 
-The moment is named in the environment: ``before_sending`` (planned and claimed, nothing sent), ``before_receipts`` (sent, the
-answers not written down).
+The moment is named in the environment: ``before_sending`` (planned and claimed, nothing sent), ``before_receipts``
+(sent, the answers not written down).
 """
 
 import json
@@ -23,7 +23,7 @@ def main() -> None:
         case "before_sending":
             deliver._Sending.run = die  # type: ignore[method-assign]
         case "before_receipts":
-            claims.settle = die  # type: ignore[assignment]
+            claims.settle = die
     with instance_on(spec["database_url"]) as instance:
         world = World(
             Api(spec["metronome"][0], spec["metronome"][1]),

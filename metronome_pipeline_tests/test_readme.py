@@ -37,4 +37,5 @@ def test_readme_lists_every_setting_as_it_is() -> None:
 
 def test_the_first_screen_shows_the_two_commands() -> None:
     first_screen = README.read_text(encoding="utf-8").splitlines()[:24]
-    assert [line.split("#")[0].strip() for line in first_screen if line.startswith("make ")] == ["make demo", "make test"]
+    commands = [line.split("#")[0].strip() for line in first_screen if line.startswith("make ")]
+    assert commands == ["make demo", "make test"]

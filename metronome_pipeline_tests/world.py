@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, Inexact
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -45,7 +46,7 @@ class Api:
         # As plain ASCII, so that a test can send a lone surrogate.
         content = None if body is None else json.dumps(body)
         headers = {**self.headers, "Content-Type": "application/json"}
-        answer = httpx.request(method, f"{self.url}{path}", content=content, params=params, headers=headers, timeout=60)
+        answer = _client().request(method, f"{self.url}{path}", content=content, params=params, headers=headers)
         assert answer.status_code < 300, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
@@ -65,6 +66,12 @@ class Api:
 
     def faults(self, *rules: Mapping[str, Any], seed: int = 1) -> None:
         self.call("PUT", "/_sandbox/faults", {"seed": seed, "rules": list(rules)})
+
+
+@cache
+def _client() -> httpx.Client:
+    # One for all calls: making one costs more than the call.
+    return httpx.Client(timeout=60)
 
 
 @dataclass

@@ -43,4 +43,3 @@ def release(digest: str, by: str) -> None:
     say(
         f"Released by {by}: the next run that covers {first} to {last} UTC lets it through, unless usage changes again."
     )
-

@@ -199,7 +199,7 @@ def _park(connection: Connection, parking: Parking, in_doubt: list[int], pair_id
             SELECT event_id, 'quarantined', %(code)s, %(field)s, %(message)s, %(run_id)s FROM parked
         )
         SELECT count(*) FROM parked
-        """,
+        """,  # noqa: S608 - `shared` is one of the three constants above
         {
             "pair_id": pair_id,
             "customer_id": parking.like.customer_id,

@@ -4,7 +4,6 @@ Here: batches in flight, the search for a bad event in a refused batch, and the 
 the statements (``claims.py``), events that may have arrived (``doubts.py``), and what is planned (``plan.py``).
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,8 @@ from metronome_pipeline.ledger.claims import DELIVERY_LOCK, Claim, LedgerEvent, 
 from metronome_pipeline.ledger.doubts import Doubts, sent
 from metronome_pipeline.mapping.usage import usage_event
 from metronome_pipeline.solvimon.api import SolvimonApi
-from metronome_pipeline.solvimon.refusals import batch_limit, refusal_subject, refused_index
 from metronome_pipeline.solvimon.records import MeterData
+from metronome_pipeline.solvimon.refusals import batch_limit, refusal_subject, refused_index
 from metronome_pipeline.solvimon.requests import UsageEvent
 from metronome_pipeline.storage.database import Database
 
@@ -192,30 +191,34 @@ class _Sending:
 
     async def _send_batches(self, events: Sequence[LedgerEvent]) -> list[LedgerEvent]:
         """Sends all events in batches and returns those whose requests got no answer."""
-        queue = deque(_batches(events, self.limit))
         unanswered: list[LedgerEvent] = []
-        while queue:
-            refused: list[tuple[list[LedgerEvent], Refused]] = []
-            stop = asyncio.Event()
-
-            async def work(
-                refused: list[tuple[list[LedgerEvent], Refused]] = refused, stop: asyncio.Event = stop
-            ) -> None:
-                while queue and not stop.is_set():
-                    batch = queue.popleft()
-                    try:
-                        unanswered.extend(await self._send_batch(batch))
-                    except Refused as error:
-                        refused.append((batch, error))
-                        stop.set()
-
-            await work_together(work, self.delivery.in_flight)
-            for batch, error in refused:
+        waiting = list(events)
+        while waiting:
+            queue = deque(_batches(waiting, self.limit))
+            for batch, error in await self._send_until_refused(queue, unanswered):
                 unanswered += await self._isolate(batch, error)
-            if self.parkings:
-                waiting = [event for batch in queue for event in batch]
-                queue = deque(_batches(self._not_parked(waiting), self.limit))
+            waiting = self._not_parked([event for batch in queue for event in batch])
         return unanswered
+
+    async def _send_until_refused(
+        self, queue: deque[list[LedgerEvent]], unanswered: list[LedgerEvent]
+    ) -> list[tuple[list[LedgerEvent], Refused]]:
+        """Sends batches off the queue, several at once, and stops taking more when one is refused.
+
+        What is wrong is found out before any more is sent: a whole meter's events would be refused batch by batch.
+        """
+        refused: list[tuple[list[LedgerEvent], Refused]] = []
+
+        async def work() -> None:
+            while queue and not refused:
+                batch = queue.popleft()
+                try:
+                    unanswered.extend(await self._send_batch(batch))
+                except Refused as error:
+                    refused.append((batch, error))
+
+        await work_together(work, self.delivery.in_flight)
+        return refused
 
     async def _send_batch(self, batch: Sequence[LedgerEvent]) -> list[LedgerEvent]:
         """Sends one batch, notes what the answer says, and returns the events that it leaves in doubt."""

@@ -43,7 +43,7 @@ _HTML = (
 )
 
 
-class ConnectionResetBySandbox(ConnectionResetError):  # noqa: N818 - named for what happened, as ConnectionResetError is
+class ConnectionResetBySandbox(ConnectionResetError):
     """The connection broke on purpose, in an app that is called in memory and so has no socket to break.
 
     Attributes:

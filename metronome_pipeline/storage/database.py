@@ -29,7 +29,7 @@ _SESSION = "SELECT set_config('TimeZone', 'UTC', false), set_config('tcp_keepali
 _SESSION += "set_config('tcp_keepalives_interval', '10', false), set_config('tcp_keepalives_count', '3', false)"
 
 
-class DatabaseUnavailable(PipelineError):  # noqa: N818 (it says what is so, as the API errors do)
+class DatabaseUnavailable(PipelineError):
     """Postgres can't be reached, or a connection to it was lost. A sentence without the password."""
 
 

@@ -14,7 +14,6 @@ from dagster_postgres import DagsterPostgresStorage
 from metronome_pipeline.settings import PostgresSettings, sqlalchemy_url
 from metronome_pipeline.storage.database import server_url
 
-
 S = TypeVar("S", bound=DagsterPostgresStorage)
 
 _STATEMENT_MILLISECONDS = 60_000

@@ -234,7 +234,7 @@ class _Run:
     async def _materializations(
         self, session: Session, due: Due, asked: Window, step: Step
     ) -> AsyncIterator[dg.AssetMaterialization]:
-        """The asked hours of a step, once all due pairs were read; and other hours where something changed."""
+        """Once all due pairs of a step were read: its hours that were asked for, and others where something changed."""
         hours = await session.database.run(
             lambda c: evidence.hours(
                 c, session.pair.pair_id, due.metrics, step.window, session.run_id, grouped=self.workflow.grouped
@@ -247,7 +247,7 @@ class _Run:
             counted = hours.get(hour, evidence.Hour())
             partition = hour.strftime(_KEY)
             asked_for = asked.start <= hour < asked.end
-            if (asked_for and step.complete) or hour in step.changed_hours:
+            if step.complete and (asked_for or hour in step.changed_hours):
                 if sources:
                     yield dg.AssetMaterialization(
                         self.workflow.source,

@@ -1,4 +1,4 @@
-"""What became of each event is known, whatever happens to processes, requests and answers: nothing lost, nothing twice."""
+"""What became of each event is known, whatever happens to processes, requests and answers."""
 
 import threading
 from decimal import Decimal

@@ -39,7 +39,11 @@ def test_every_aggregation_is_billed_by_its_own_calculation(world: World) -> Non
         for hour, value in ((1, 7), (1, 3), (2, 5)):
             world.use(customer, metric, hour, value)
     assert world.ingest().success
-    assert {kind: world.total(customer, metric) for kind, metric in metrics.items()} == {"COUNT": 3, "SUM": 15, "MAX": 7}
+    assert {kind: world.total(customer, metric) for kind, metric in metrics.items()} == {
+        "COUNT": 3,
+        "SUM": 15,
+        "MAX": 7,
+    }
     assert world.counted(customer, metrics["MAX"]) == {1: 7, 2: 5}
 
 
@@ -169,10 +173,10 @@ def test_two_account_pairs_share_a_database_without_touching_each_other(world: W
     assert world.ingest().success
     shadow = Api(world.solvimon.url, {"X-API-KEY": f"key-{uuid.uuid4()}"})
     shadow.call("PUT", "/_sandbox/store", {})
-    other_pair = {"METRONOME_ENVIRONMENT": "shadow", "SOLVIMON_API_KEY": shadow.headers["X-API-KEY"]}
-    world.imports(**other_pair)
+    world.environment = {"METRONOME_ENVIRONMENT": "shadow", "SOLVIMON_API_KEY": shadow.headers["X-API-KEY"]}
+    world.imports()
     world.use(customer, metric, 1, 2)
-    assert world.ingest(**other_pair).success
+    assert world.ingest().success
     by_pair = world.sql("SELECT pair_id, sum(number) FROM ledger.events GROUP BY pair_id ORDER BY pair_id")
     assert by_pair == [(1, Decimal(3)), (2, Decimal(5))]
     assert world.counted(customer, metric) == {1: 3}

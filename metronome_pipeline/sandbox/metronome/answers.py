@@ -33,7 +33,7 @@ class Answer:
     has_body: bool = True
 
 
-class Refused(Exception):  # noqa: N818 - an answer, raised to end the work
+class Refused(Exception):
     """The request is answered with an error: ``{"message": ...}`` and a status of 400 or more."""
 
     def __init__(self, message: str, status: int = 400, headers: Mapping[str, str] | None = None) -> None:

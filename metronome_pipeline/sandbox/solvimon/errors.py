@@ -6,7 +6,7 @@ Here: the error bodies and how each kind is made. Not here: deciding when one is
 from typing import Any
 
 
-class ApiProblem(Exception):  # noqa: N818 - an answer, not a fault of the program
+class ApiProblem(Exception):
     """An error answer: an HTTP status and an ``ApiError`` body (``code`` from the API's own enumeration).
 
     Attributes:

@@ -145,7 +145,7 @@ CREATE UNLOGGED TABLE metronome.staged_usage (
     properties  text,
     value       numeric
 );
-CREATE INDEX staged_usage_walk ON metronome.staged_usage (walk_id, metric_id, start_at, slice);
+CREATE UNIQUE INDEX staged_usage_walk ON metronome.staged_usage (walk_id, metric_id, start_at, slice);
 
 -- What imports made in Solvimon -------------------------------------------------------------------------------------
 
