@@ -63,15 +63,20 @@ def main() -> None:
 
 @contextmanager
 def _signals_as_interrupts() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does: through every ``finally`` on the way out."""
+    """SIGTERM ends a command as Ctrl-C does: through every ``finally`` on the way out.
+
+    SIGINT is set as well: a shell starts what it puts into the background with SIGINT ignored, and a Dagster run in this
+    process gives SIGTERM whatever SIGINT has.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {name: signal.signal(name, signal.default_int_handler) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def _sentence(error: Exception) -> click.ClickException | None:

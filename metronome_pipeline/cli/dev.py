@@ -132,7 +132,8 @@ def _environment(variables: dict[str, str], home: Path) -> dict[str, str]:
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """Asks Dagster to stop its services, and ends what is left of its process group."""
     if process.poll() is None:
-        process.send_signal(signal.SIGINT)
+        # Not SIGINT, which a process started in the background by a shell ignores, and its children with it.
+        process.terminate()
         try:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

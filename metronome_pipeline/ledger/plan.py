@@ -93,11 +93,17 @@ def plan(connection: Connection, scope: Scope, *, run_id: str) -> Planned:
     """
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, scope.pair_id])
     _gather(connection, scope)
-    for statement in (_PROPOSE_SUMS, _PROPOSE_DELETIONS, _PROPOSE_MAXIMA):
+    maxima = any(metric.calculation == "MAX" for metric in scope.metrics)
+    for statement in (_PROPOSE_SUMS, *((_PROPOSE_DELETIONS, _PROPOSE_MAXIMA) if maxima else ())):
         connection.execute(statement, {"pair_id": scope.pair_id})
+    planned = _write(connection, scope, run_id) if connection.execute(_ANY_PROPOSED).fetchone() else Planned()
+    connection.execute("DROP TABLE IF EXISTS due, covered, committed, observed, grouped, proposed, nets")
+    return planned
+
+
+def _write(connection: Connection, scope: Scope, run_id: str) -> Planned:
     brakes = _brake(connection, scope, run_id) if scope.brake else []
     rows = connection.execute(_WRITE, {"pair_id": scope.pair_id, "run_id": run_id}).fetchall()
-    connection.execute("DROP TABLE IF EXISTS due, covered, committed, observed, proposed, nets")
     return Planned(
         by_kind={kind: count for kind, count, _ in rows},
         changed_hours=frozenset(hour for _, _, hours in rows for hour in hours),
@@ -118,9 +124,13 @@ def _gather(connection: Connection, scope: Scope) -> None:
         "calculations": [metric.calculation for metric in scope.metrics],
         "ungrouped": UNGROUPED,
     }
-    for statement in (_DUE, _COVERED, _COMMITTED, _OBSERVED, _OBSERVED_GROUPS, _NEW_PROPOSALS):
+    for statement in (_DUE, _COVERED, _COMMITTED, _OBSERVED, _GROUPED):
         connection.execute(statement, parameters)
-    connection.execute("ANALYZE committed, observed")
+    # Postgres knows nothing of a temporary table before this, and would join them row by row.
+    connection.execute("ANALYZE due, covered, committed, grouped")
+    for statement in (_LEAVE_CONTRADICTIONS, _OBSERVED_GROUPS, _OBSERVED_SHORT_GROUPS, _NEW_PROPOSALS):
+        connection.execute(statement, parameters)
+    connection.execute("ANALYZE observed")
 
 
 def _brake(connection: Connection, scope: Scope, run_id: str) -> list[Brake]:
@@ -134,13 +144,15 @@ def _brake(connection: Connection, scope: Scope, run_id: str) -> list[Brake]:
         "run_id": run_id,
     }
     connection.execute(_NETS)
+    connection.execute("ANALYZE nets, proposed")
     rows = connection.execute(_BRAKE, parameters).fetchall()
     brakes = [Brake(*row) for row in rows]
-    for brake in brakes:
-        if brake.customer_id is None:
-            connection.execute("DELETE FROM proposed WHERE metric_id = %s", [brake.metric_id])
-        else:
-            connection.execute("DELETE FROM proposed WHERE customer_id = %s", [brake.customer_id])
+    customers = [brake.customer_id for brake in brakes if brake.customer_id is not None]
+    metrics = [brake.metric_id for brake in brakes if brake.customer_id is None]
+    connection.execute(
+        "DELETE FROM proposed WHERE customer_id = ANY (%s::uuid[]) OR metric_id = ANY (%s::uuid[])",
+        [customers, metrics],
+    )
     return brakes
 
 
@@ -188,57 +200,62 @@ JOIN metronome.usage u ON u.pair_id = %(pair_id)s AND u.metric_id = c.metric_id 
 WHERE c.slicing = %(ungrouped)s
 """
 
-# With properties, the groups of an hour are its slots. Where they fall short of the hour's total, no group is lowered
-# and the rest is a slot of its own. A maximum that exceeds its own total contradicts itself: that hour is left alone.
-_OBSERVED_GROUPS = """
-WITH grouped AS (
-    SELECT c.calculation, g.* FROM covered c
+# With properties, the groups of an hour are its slots, as long as they are whole: they add up to the hour's total, or
+# the highest is the total. A maximum that exceeds its own total contradicts itself: that hour is left alone.
+_GROUPED = """
+CREATE TEMP TABLE grouped ON COMMIT DROP AS
+SELECT *, CASE calculation WHEN 'MAX' THEN highest IS NOT DISTINCT FROM total
+                           ELSE coalesce(added, 0) = coalesce(total, 0) END AS whole,
+       calculation = 'MAX' AND highest IS NOT NULL AND (total IS NULL OR highest > total) AS contradicted
+FROM (
+    SELECT c.calculation, g.customer_id, g.metric_id, g.start_at, g.end_at, g.slice, g.properties, g.value,
+           max(g.value) FILTER (WHERE g.slice = 'total') OVER hour AS total,
+           sum(g.value) FILTER (WHERE g.slice <> 'total') OVER hour AS added,
+           max(g.value) FILTER (WHERE g.slice <> 'total') OVER hour AS highest
+    FROM covered c
     JOIN metronome.grouped_usage g ON g.pair_id = %(pair_id)s AND g.metric_id = c.metric_id
         AND g.customer_id = c.customer_id
         AND g.start_at >= %(start)s AND g.start_at < %(end)s AND c.hours @> g.start_at
     WHERE c.slicing <> %(ungrouped)s
-), hours AS (
-    SELECT customer_id, metric_id, start_at, end_at, calculation,
-           max(value) FILTER (WHERE slice = 'total') AS total,
-           CASE calculation WHEN 'MAX' THEN max(value) FILTER (WHERE slice <> 'total')
-                            ELSE coalesce(sum(value) FILTER (WHERE slice <> 'total'), 0) END AS grouped
-    FROM grouped GROUP BY customer_id, metric_id, start_at, end_at, calculation
-), judged AS (
-    SELECT *, CASE calculation WHEN 'MAX' THEN grouped IS NOT DISTINCT FROM total
-                               ELSE grouped = coalesce(total, 0) END AS whole,
-              calculation = 'MAX' AND grouped IS NOT NULL AND (total IS NULL OR grouped > total) AS contradicted
-    FROM hours
-), contradictions AS (
-    DELETE FROM committed c USING judged j
-    WHERE j.contradicted AND (c.customer_id, c.metric_id, c.start_at) = (j.customer_id, j.metric_id, j.start_at)
+    WINDOW hour AS (PARTITION BY g.metric_id, g.customer_id, g.start_at)
+) AS hours
+"""
+
+_LEAVE_CONTRADICTIONS = """
+DELETE FROM committed c USING (SELECT DISTINCT customer_id, metric_id, start_at FROM grouped WHERE contradicted) AS g
+WHERE (c.customer_id, c.metric_id, c.start_at) = (g.customer_id, g.metric_id, g.start_at)
+"""
+
+_OBSERVED_GROUPS = """
+INSERT INTO observed
+SELECT customer_id, metric_id, start_at, end_at, slice, properties, value FROM grouped
+WHERE whole AND slice <> 'total'
+"""
+
+# Where groups fall short of the hour's total, no group is lowered, and what the total has beyond them is the rest, a
+# slot of its own. Only a maximum that was billed above the total cannot be right: that group is what was read of it.
+_OBSERVED_SHORT_GROUPS = """
+WITH hours AS (
+    SELECT DISTINCT customer_id, metric_id, start_at, end_at, calculation, total FROM grouped
+    WHERE NOT whole AND NOT contradicted
 ), groups AS (
-    SELECT j.customer_id, j.metric_id, j.start_at, j.end_at, j.calculation, j.total, g.slice, g.properties, g.value,
-        j.whole
-    FROM judged j JOIN grouped g USING (customer_id, metric_id, start_at, end_at)
-    WHERE g.slice <> 'total' AND NOT j.contradicted
-    UNION ALL
-    SELECT j.customer_id, j.metric_id, j.start_at, j.end_at, j.calculation, j.total, c.slice, c.properties, NULL,
-        j.whole
-    FROM judged j JOIN committed c USING (customer_id, metric_id, start_at, end_at)
-    WHERE c.slice LIKE 'g%%' AND NOT j.whole AND NOT j.contradicted AND NOT EXISTS (
-        SELECT FROM grouped g WHERE (g.customer_id, g.metric_id, g.start_at, g.slice) = (c.customer_id, c.metric_id,
-            c.start_at, c.slice))
-), slots AS (
-    SELECT g.customer_id, g.metric_id, g.start_at, g.end_at, g.calculation, g.total, g.whole, g.slice, g.properties,
-           CASE WHEN g.whole THEN g.value
-                WHEN g.calculation = 'MAX' THEN greatest(g.value, c.highest)
-                ELSE greatest(coalesce(g.value, 0), coalesce(c.total, 0)) END AS value
-    FROM groups g LEFT JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
+    SELECT h.*, coalesce(g.slice, c.slice) AS slice, coalesce(g.properties, c.properties) AS properties,
+           CASE WHEN h.calculation = 'SUM' THEN greatest(g.value, c.total)
+                WHEN c.highest > h.total THEN g.value ELSE greatest(g.value, c.highest) END AS value
+    FROM (SELECT * FROM grouped WHERE NOT whole AND NOT contradicted AND slice <> 'total') AS g
+    FULL JOIN (
+        SELECT c.* FROM committed c JOIN hours USING (customer_id, metric_id, start_at, end_at) WHERE c.slice LIKE 'g%%'
+    ) AS c USING (customer_id, metric_id, start_at, end_at, slice)
+    JOIN hours h USING (customer_id, metric_id, start_at, end_at)
 ), rests AS (
-    SELECT j.customer_id, j.metric_id, j.start_at, j.end_at,
-           CASE j.calculation WHEN 'MAX' THEN j.total
-                ELSE coalesce(j.total, 0) - coalesce(sum(s.value), 0) END AS value
-    FROM judged j LEFT JOIN slots s USING (customer_id, metric_id, start_at, end_at)
-    WHERE NOT j.whole AND NOT j.contradicted
-    GROUP BY j.customer_id, j.metric_id, j.start_at, j.end_at, j.calculation, j.total
+    SELECT h.customer_id, h.metric_id, h.start_at, h.end_at,
+           CASE WHEN h.calculation = 'SUM' THEN coalesce(h.total, 0) - coalesce(sum(g.value), 0)
+                WHEN max(g.value) = h.total THEN NULL ELSE h.total END AS value
+    FROM hours h LEFT JOIN groups g USING (customer_id, metric_id, start_at, end_at)
+    GROUP BY h.customer_id, h.metric_id, h.start_at, h.end_at, h.calculation, h.total
 )
 INSERT INTO observed
-SELECT customer_id, metric_id, start_at, end_at, slice, properties, value FROM slots WHERE value IS NOT NULL
+SELECT customer_id, metric_id, start_at, end_at, slice, properties, value FROM groups WHERE value IS NOT NULL
 UNION ALL
 SELECT customer_id, metric_id, start_at, end_at, 'rest', NULL, value FROM rests WHERE value IS NOT NULL
 """
@@ -290,6 +307,8 @@ WHERE d.calculation = 'MAX' AND NOT coalesce(c.open, false) AND NOT EXISTS (
       AND CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END = o.value)
 """
 
+_ANY_PROPOSED = "SELECT 1 FROM proposed LIMIT 1"
+
 # What each hour would change from and to. An hour of a MAX meter counts its highest slice.
 _NETS = """
 CREATE TEMP TABLE nets ON COMMIT DROP AS
@@ -325,16 +344,25 @@ WITH falls AS (
         > greatest(%(floor)s, %(share)s * abs(coalesce(sum(n.billed), 0)))
 ), held AS (
     SELECT *, false AS rise FROM falls UNION ALL SELECT *, true FROM rises
+), lines AS (
+    SELECT customer_id, metric_id, kind,
+        concat_ws('|', customer_id, metric_id, start_at AT TIME ZONE 'UTC', slice, kind, revision, number, deletes)
+            AS line,
+        row_number() OVER (ORDER BY customer_id, metric_id, start_at, slice, kind, deletes) AS place
+    FROM proposed
+), of_customers AS (
+    SELECT customer_id, string_agg(line, E'\\n' ORDER BY place) AS everything,
+        string_agg(line, E'\\n' ORDER BY place) FILTER (WHERE kind <> 'usage') AS changes
+    FROM lines WHERE customer_id IN (SELECT customer_id FROM held) GROUP BY customer_id
+), of_metrics AS (
+    SELECT metric_id, string_agg(line, E'\\n' ORDER BY place) FILTER (WHERE kind <> 'usage') AS changes
+    FROM lines WHERE metric_id IN (SELECT metric_id FROM held WHERE customer_id IS NULL) GROUP BY metric_id
 ), braked AS (
-    SELECT n.customer_id, n.metric_id, n.billed, n.observed, (
-        SELECT encode(sha256(convert_to(concat(n.customer_id, '|', n.metric_id, E'\\n') || string_agg(concat_ws('|',
-            p.customer_id, p.metric_id, p.start_at AT TIME ZONE 'UTC', p.slice, p.kind,
-                   p.revision, p.number, p.deletes), E'\\n' ORDER BY p.customer_id, p.metric_id, p.start_at, p.slice,
-                   p.kind, p.deletes), 'UTF8')), 'hex')
-        FROM proposed p WHERE (p.kind <> 'usage' OR n.rise)
-            AND CASE WHEN n.customer_id IS NULL THEN p.metric_id = n.metric_id ELSE p.customer_id = n.customer_id END
-    ) AS full_digest
-    FROM held n
+    SELECT n.customer_id, n.metric_id, n.billed, n.observed, encode(sha256(convert_to(
+        concat(n.customer_id, '|', n.metric_id, E'\\n')
+            || CASE WHEN n.customer_id IS NULL THEN m.changes WHEN n.rise THEN c.everything ELSE c.changes END,
+        'UTF8')), 'hex') AS full_digest
+    FROM held n LEFT JOIN of_customers c USING (customer_id) LEFT JOIN of_metrics m ON m.metric_id = n.metric_id
 ), written AS (
     INSERT INTO ledger.brakes (pair_id, digest, customer_id, metric_id, from_at, to_at, billed, observed, run_id)
     SELECT %(pair_id)s, left(full_digest, 16), customer_id, metric_id, %(start)s, %(end)s, billed, observed, %(run_id)s
