@@ -65,8 +65,8 @@ def main() -> None:
 def _signals_as_interrupts() -> Iterator[None]:
     """SIGTERM ends a command as Ctrl-C does: through every ``finally`` on the way out.
 
-    SIGINT is set as well: a shell starts what it puts into the background with SIGINT ignored, and a Dagster run in this
-    process gives SIGTERM whatever SIGINT has.
+    SIGINT is set as well: a shell starts what it puts into the background with SIGINT ignored, and a Dagster run in
+    this process gives SIGTERM whatever SIGINT has.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
