@@ -8,8 +8,8 @@ from typing import Any
 
 import dagster as dg
 
+from metronome_pipeline.workflows.due import Workflow
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
-from metronome_pipeline.workflows.ingestion import Workflow
 from metronome_pipeline.workflows.usage import USAGE
 
 Jobs = Mapping[str, Any]

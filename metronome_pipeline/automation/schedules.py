@@ -21,8 +21,8 @@ from metronome_pipeline.automation.runs import (
     runs_of,
 )
 from metronome_pipeline.settings import Settings
+from metronome_pipeline.workflows.due import Workflow
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
-from metronome_pipeline.workflows.ingestion import Workflow
 from metronome_pipeline.workflows.usage import USAGE
 
 TICK = "tick"

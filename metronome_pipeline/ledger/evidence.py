@@ -13,6 +13,7 @@ from metronome_pipeline.mapping.usage import BilledMetric
 Connection = psycopg.Connection[Any]
 QUARANTINE_COLUMNS = ("customer", "metric", "hour", "number", "code", "field", "message", "reference")
 BRAKE_COLUMNS = ("digest", "customer", "metric", "billed", "observed")
+PREVIEW_COLUMNS = ("customer", "metric", "properties", "value")
 SHORT_COLUMNS = ("customer", "metric", "hour", "total", "grouped")
 
 
@@ -71,6 +72,23 @@ def hours(
     return {start: Hour(*numbers) for start, *numbers in rows}
 
 
+def preview(
+    connection: Connection, pair_id: int, metrics: Sequence[BilledMetric], hour: datetime, *, grouped: bool
+) -> list[tuple[Any, ...]]:
+    """The largest usage of an hour, as rows of ``PREVIEW_COLUMNS``."""
+    table, properties = ("grouped_usage", "u.properties") if grouped else ("usage", "NULL")
+    return connection.execute(
+        f"""
+        SELECT c.name, m.name, {properties}, u.value FROM metronome.{table} u
+        JOIN metronome.customers c USING (pair_id, customer_id)
+        JOIN metronome.billable_metrics m USING (pair_id, metric_id)
+        WHERE u.pair_id = %s AND u.metric_id = ANY (%s::uuid[]) AND u.start_at = %s
+        ORDER BY m.name, u.value DESC LIMIT 20
+        """,  # noqa: S608 - both are one of the two constants above
+        [pair_id, [metric.metric_id for metric in metrics], hour],
+    ).fetchall()
+
+
 def open_matters(connection: Connection, pair_id: int) -> OpenMatters:
     """Everything of this pair that waits for a person."""
     return OpenMatters(
@@ -80,9 +98,8 @@ def open_matters(connection: Connection, pair_id: int) -> OpenMatters:
             [pair_id],
         ).fetchall(),
         braked=connection.execute(
-            "SELECT digest, customer_id, metric_id, billed, observed FROM ledger.brakes b "
-            "WHERE pair_id = %s AND released_at IS NULL AND run_id = ("
-            "SELECT run_id FROM ledger.brakes l WHERE l.pair_id = b.pair_id ORDER BY at DESC LIMIT 1) ORDER BY digest",
+            "SELECT digest, customer_id, metric_id, billed, observed FROM ledger.brakes "
+            "WHERE pair_id = %s AND released_at IS NULL ORDER BY at, digest",
             [pair_id],
         ).fetchall(),
         short_hours=connection.execute(

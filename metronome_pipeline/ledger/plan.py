@@ -97,6 +97,9 @@ def plan(connection: Connection, scope: Scope, *, run_id: str) -> Planned:
     for statement in (_PROPOSE_SUMS, *((_PROPOSE_DELETIONS, _PROPOSE_MAXIMA) if maxima else ())):
         connection.execute(statement, {"pair_id": scope.pair_id})
     planned = _write(connection, scope, run_id) if connection.execute(_ANY_PROPOSED).fetchone() else Planned()
+    if scope.brake:
+        held = [brake.digest for brake in planned.brakes]
+        connection.execute(_VOID, {"pair_id": scope.pair_id, "start": scope.start, "end": scope.end, "digests": held})
     connection.execute("DROP TABLE IF EXISTS due, covered, committed, observed, grouped, proposed, nets")
     return planned
 
@@ -371,6 +374,13 @@ WITH falls AS (
     RETURNING digest, customer_id::text, metric_id::text, billed, observed, released_at
 )
 SELECT digest, customer_id, metric_id, billed, observed FROM written WHERE released_at IS NULL
+"""
+
+# A plan that was held is void once its hours are planned anew: what still has to be held was just written down.
+_VOID = """
+DELETE FROM ledger.brakes b USING due d
+WHERE b.pair_id = %(pair_id)s AND b.metric_id = d.metric_id AND b.released_at IS NULL
+  AND b.from_at < %(end)s AND b.to_at > %(start)s AND b.digest <> ALL (%(digests)s)
 """
 
 _WRITE = """

@@ -5,6 +5,8 @@ Here: settings held against what was read, imported and billed so far. Not here:
 
 from dataclasses import dataclass
 
+import dagster as dg
+
 from metronome_pipeline.ledger.slicings import note_slicings
 from metronome_pipeline.ledger.synchronise import Due
 from metronome_pipeline.mapping.usage import UNGROUPED, BilledMetric, slicing_of
@@ -12,6 +14,16 @@ from metronome_pipeline.settings import Settings
 from metronome_pipeline.storage import accounts, imports
 from metronome_pipeline.storage.accounts import KnownMetric
 from metronome_pipeline.workflows.session import Session
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """One of the two usage workflows: its step's name, its two assets, and which metrics are its own."""
+
+    name: str
+    source: dg.AssetKey
+    destination: dg.AssetKey
+    grouped: bool
 
 
 @dataclass(frozen=True)

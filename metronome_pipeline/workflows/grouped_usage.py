@@ -12,8 +12,10 @@ from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.resource import StoreResource
+from metronome_pipeline.workflows.due import Workflow
+from metronome_pipeline.workflows.hours import hours_of
 from metronome_pipeline.workflows.imports import column_schema
-from metronome_pipeline.workflows.ingestion import IngestConfig, Workflow, hours_of, ingest
+from metronome_pipeline.workflows.ingestion import IngestConfig, ingest
 from metronome_pipeline.workflows.usage import EVENT_COLUMNS, destination_checks, every_metric_is_billed
 
 GROUPED_USAGE = Workflow(

@@ -1,20 +1,18 @@
-"""What the two usage workflows share: whose usage is due, the run through a range of hours, and what Dagster is told.
+"""What the two usage workflows share: the way of a Dagster run's hours through the synchronising core.
 
-Here: from a Dagster run to the synchronising core and back. Not here: the core (``ledger/``), and the two assets
-themselves (``usage.py``, ``grouped_usage.py``).
+Here: which hours are read again, which are filled in, and when a run fails. Not here: the core (``ledger/``), what
+Dagster is told (``reports.py``), whose usage is due (``due.py``), and the assets (``usage.py``, ``grouped_usage.py``).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from metronome_pipeline.ledger import evidence
 from metronome_pipeline.ledger.deliver import Delivery
 from metronome_pipeline.ledger.plan import BrakeLimits
 from metronome_pipeline.ledger.read import UsageReader, Window, midnight
@@ -25,13 +23,12 @@ from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.workflows.customers import ensure_customers, read_customers
-from metronome_pipeline.workflows.due import RefusedMetric, due_usage
-from metronome_pipeline.workflows.imports import request_metadata, table
+from metronome_pipeline.workflows.due import Workflow, due_usage
+from metronome_pipeline.workflows.hours import HOUR, KEY, hour_windows, range_text
+from metronome_pipeline.workflows.imports import table
 from metronome_pipeline.workflows.meters import read_metrics
+from metronome_pipeline.workflows.reports import Progress, Reports
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
-
-HOUR = timedelta(hours=1)
-_KEY = "%Y-%m-%d-%H:%M"
 
 
 class IngestConfig(dg.Config):
@@ -50,32 +47,6 @@ class IngestConfig(dg.Config):
         description="Also read, from the cut-over on, hours that were never read for a customer or metric that is new "
         "since.",
     )
-
-
-@dataclass(frozen=True)
-class Workflow:
-    """One of the two usage workflows: its step's name, its two assets, and which metrics are its own."""
-
-    name: str
-    source: dg.AssetKey
-    destination: dg.AssetKey
-    grouped: bool
-
-
-def hours_of(settings: Settings) -> dg.HourlyPartitionsDefinition:
-    """Hourly partitions in UTC, from the cut-over on."""
-    return dg.HourlyPartitionsDefinition(start_date=settings.usage_start.replace(tzinfo=None), timezone="UTC")
-
-
-def hour_windows(hours: Iterable[datetime]) -> list[Window]:
-    """Hours, by their starts, as windows of neighbours."""
-    windows: list[Window] = []
-    for hour in sorted(hours):
-        if windows and windows[-1].end == hour:
-            windows[-1] = Window(windows[-1].start, hour + HOUR)
-        else:
-            windows.append(Window(hour, hour + HOUR))
-    return windows
 
 
 def ingest(
@@ -132,14 +103,15 @@ class _Run:
                 self.context.log.warning(
                     f"Usage of metric {metric.name} ({metric.metric_id}) is not sent. {metric.reason}"
                 )
-            self._tell_start(asked, due)
+            reports = Reports(self.context, self.workflow)
+            reports.tell_start(asked, due)
             unread: list[Unread] = []
             async for step in self._steps(session, due, asked):
-                self._tell(step, session)
+                reports.tell(step, session)
                 unread += step.read.unread
-                async for event in self._materializations(session, due, asked, step):
+                async for event in reports.materializations(session, due, asked, step):
                     yield event
-            async for check in self._checks(session, refused):
+            async for check in reports.checks(session, refused):
                 yield check
             if unread:
                 raise dg.Failure(
@@ -177,8 +149,10 @@ class _Run:
             look_back = midnight(asked.end - HOUR) - timedelta(days=self.config.look_back_days - 1)
             start = max(self.settings.usage_start, min(start, look_back))
         # Looking back is for the last week or so: all of it fits into the requests that the newest hours cost anyway.
+        days = max(7, self.config.look_back_days)
+        progress = Progress(self.context.log.info, session.clock, len(due.customer_ids(asked)) * len(due.metrics))
         async for step in synchroniser.run(
-            due, Window(start, asked.end), read=read, send=send, days=max(7, self.config.look_back_days)
+            due, Window(start, asked.end), read=read, send=send, days=days, progress=progress
         ):
             yield step
         if self.config.fill_gaps and read:
@@ -193,7 +167,7 @@ class _Run:
         if not await session.database.run(lambda c: gaps(c, pair_id, due, all_hours)):
             return
         keys = self.context.instance.get_materialized_partitions(self.workflow.destination)
-        done = hour_windows(datetime.strptime(key, _KEY).replace(tzinfo=UTC) for key in keys)
+        done = hour_windows(datetime.strptime(key, KEY).replace(tzinfo=UTC) for key in keys)
         for gap in await session.database.run(lambda c: gaps(c, pair_id, due, done)):
             some = Due(
                 [customer for customer in due.customers if customer.customer_id in set(gap.customer_ids)],
@@ -202,7 +176,7 @@ class _Run:
             )
             self.context.log.info(
                 f"Filling hours never read for {len(some.customers)} customers and {len(some.metrics)} metrics: "
-                f"{_range_text(gap.window)}."
+                f"{range_text(gap.window)}."
             )
             async for step in synchroniser.run(some, gap.window, send=send):
                 yield step
@@ -230,109 +204,3 @@ class _Run:
             brake=BrakeLimits(self.settings.brake_share, Decimal(self.settings.brake_floor)),
             ensure_customers=lambda: ensure_customers(session, email=self.settings.default_customer_email),
         )
-
-    async def _materializations(
-        self, session: Session, due: Due, asked: Window, step: Step
-    ) -> AsyncIterator[dg.AssetMaterialization]:
-        """Once all due pairs of a step were read: its hours that were asked for, and others where something changed."""
-        hours = await session.database.run(
-            lambda c: evidence.hours(
-                c, session.pair.pair_id, due.metrics, step.window, session.run_id, grouped=self.workflow.grouped
-            )
-        )
-        sources = self.workflow.source in self.context.selected_asset_keys
-        destinations = self.workflow.destination in self.context.selected_asset_keys
-        hour = step.window.start
-        while hour < step.window.end:
-            counted = hours.get(hour, evidence.Hour())
-            partition = hour.strftime(_KEY)
-            asked_for = asked.start <= hour < asked.end
-            if step.complete and (asked_for or hour in step.changed_hours):
-                if sources:
-                    yield dg.AssetMaterialization(
-                        self.workflow.source,
-                        partition=partition,
-                        metadata={"dagster/partition_row_count": counted.rows, "customers": counted.customers},
-                    )
-                if destinations:
-                    yield dg.AssetMaterialization(
-                        self.workflow.destination,
-                        partition=partition,
-                        metadata={
-                            "dagster/partition_row_count": counted.events,
-                            "events_planned": counted.planned,
-                            "corrections": counted.corrections,
-                            "quarantined": counted.quarantined,
-                        },
-                    )
-            hour += HOUR
-
-    async def _checks(self, session: Session, refused: Sequence[RefusedMetric]) -> AsyncIterator[dg.AssetCheckResult]:
-        found = await session.database.run(lambda c: evidence.open_matters(c, session.pair.pair_id))
-        counts = {
-            **request_metadata(session.metronome.http.counts()),
-            **{f"solvimon_{name}": value for name, value in request_metadata(session.solvimon.http.counts()).items()},
-        }
-        if self.workflow.destination in self.context.selected_asset_keys:
-            yield _check(
-                self.workflow.destination,
-                "nothing_in_quarantine",
-                found.quarantined,
-                evidence.QUARANTINE_COLUMNS,
-                counts,
-            )
-            yield _check(self.workflow.destination, "nothing_held_by_the_brake", found.braked, evidence.BRAKE_COLUMNS)
-        if self.workflow.source in self.context.selected_asset_keys:
-            yield _check(
-                self.workflow.source,
-                "every_metric_is_billed",
-                [(metric.metric_id, metric.name, metric.reason) for metric in refused],
-                ("metric", "name", "reason"),
-            )
-            if self.workflow.grouped:
-                yield _check(self.workflow.source, "groups_add_up", found.short_hours, evidence.SHORT_COLUMNS)
-
-    def _tell_start(self, asked: Window, due: Due) -> None:
-        customers = len(due.customer_ids(asked))
-        self.context.log.info(
-            f"Usage of {customers} customers and {len(due.metrics)} metrics, {_range_text(asked)}: about "
-            f"{customers * len(due.metrics) * -(-(asked.end - asked.start) // timedelta(days=7))} requests to "
-            "Metronome."
-        )
-
-    def _tell(self, step: Step, session: Session) -> None:
-        planned = ", ".join(f"{count} {kind}" for kind, count in sorted(step.planned.items())) or "nothing"
-        self.context.log.info(
-            f"{_range_text(step.window)}: {step.read.pairs} pairs read, {step.read.rows} rows; planned {planned}; "
-            "delivered "
-            f"{step.delivered.delivered}, quarantined {step.delivered.quarantined}. "
-            f"So far {session.metronome.http.counts().requests} requests to Metronome, "
-            f"{session.solvimon.http.counts().requests} to Solvimon."
-        )
-        for each in step.read.unstorable:
-            self.context.log.warning(
-                f"Postgres cannot store the group {each.group} of metric {each.metric_id}, customer "
-                f"{each.customer_id}: its usage is billed with the rest of its hour, without properties."
-            )
-        for brake in step.brakes:
-            self.context.log.warning(str(brake))
-
-
-def _check(
-    asset: dg.AssetKey,
-    name: str,
-    found: Sequence[Sequence[Any]],
-    columns: Sequence[str],
-    metadata: dict[str, Any] | None = None,
-) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=name,
-        passed=not found,
-        severity=dg.AssetCheckSeverity.ERROR,
-        metadata={"found": len(found), **(metadata or {}), **({"list": table(columns, found[:100])} if found else {})},
-    )
-
-
-def _range_text(window: Window) -> str:
-    return f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC"

@@ -12,8 +12,10 @@ from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.resource import StoreResource
+from metronome_pipeline.workflows.due import Workflow
+from metronome_pipeline.workflows.hours import hours_of
 from metronome_pipeline.workflows.imports import column_schema
-from metronome_pipeline.workflows.ingestion import IngestConfig, Workflow, hours_of, ingest
+from metronome_pipeline.workflows.ingestion import IngestConfig, ingest
 
 USAGE = Workflow("usage", dg.AssetKey(["metronome", "usage"]), dg.AssetKey(["solvimon", "usage_events"]), grouped=False)
 

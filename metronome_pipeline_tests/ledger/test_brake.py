@@ -58,6 +58,21 @@ def test_a_released_plan_lets_no_other_plan_through(world: World) -> None:
     assert _held(world)
 
 
+def test_a_held_plan_is_void_once_usage_is_back(world: World) -> None:
+    customer, metric = world.customer(), world.metric("SUM")
+    world.imports()
+    world.use(customer, metric, 1, 1000)
+    assert world.ingest().success
+    world.use(customer, metric, 1, -500)
+    assert world.ingest().success
+    assert _held(world)
+    world.use(customer, metric, 1, 500)
+    result = world.ingest()
+    assert not _held(world)
+    check = next(c for c in result.get_asset_check_evaluations() if c.check_name == "nothing_held_by_the_brake")
+    assert check.passed
+
+
 def test_a_small_decrease_passes_whatever_its_share(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
     world.imports()

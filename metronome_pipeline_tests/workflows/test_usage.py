@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from metronome_pipeline_tests.world import Api, World, failure, partition, partitions_of
+from metronome_pipeline_tests.world import Api, World, failure, metadata, partition, partitions_of
 
 EVENTS = ["solvimon", "usage_events"]
 
@@ -22,10 +22,14 @@ def test_usage_of_a_day_arrives_to_the_last_digit_and_a_second_run_sends_nothing
     world.use(customer, metric, 1, "0.1")
     world.use(customer, metric, 1, "0.2")
     world.use(customer, metric, 5, "12345678901234567890.123456789")
+    requests_before = sum(world.metronome.requests().values())
     result = world.ingest(0, 23)
     assert result.success, failure(result)
     assert world.counted(customer, metric) == {1: Decimal("0.3"), 5: Decimal("12345678901234567890.123456789")}
     assert partitions_of(result.all_events, EVENTS) == [partition(hour) for hour in range(24)]
+    shown = metadata(result, "metronome", "usage")
+    assert shown["requests"] == sum(world.metronome.requests().values()) - requests_before
+    assert shown["preview"].records == [], "the last hour has no usage"
     world.solvimon.forget_requests()
     assert world.ingest(0, 23).success
     assert posts(world) == 0
@@ -199,3 +203,17 @@ def test_hours_without_usage_are_nothing_however_metronome_says_it(world: World,
     world.use(customer, metric, 1, 3)
     assert world.ingest().success
     assert len(world.stored_events()) == 1
+
+
+@pytest.mark.parametrize("status", ["status_401", "status_403"])
+def test_a_token_that_metronome_refuses_fails_the_run_at_once(world: World, status: str) -> None:
+    customer, metric = world.customer(), world.metric("SUM")
+    world.imports()
+    world.use(customer, metric, 1, 3)
+    world.metronome.faults({"path": "/v1/usage", "method": "POST", "kind": status, "rate": 1})
+    world.metronome.forget_requests()
+    result = world.ingest()
+    assert not result.success
+    assert "METRONOME_BEARER_TOKEN" in failure(result)
+    assert world.metronome.requests()["POST /v1/usage"] == 1
+    assert world.events() == []

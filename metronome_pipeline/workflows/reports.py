@@ -1,0 +1,168 @@
+"""What Dagster is told of a usage run: hours with their numbers, checks with their evidence, and a log of a few lines.
+
+Here: from the core's numbers to materializations, check results and sentences. Not here: what a run does
+(``ingestion.py``), and where the numbers come from (``ledger/evidence.py``).
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from metronome_pipeline.clock import Clock
+from metronome_pipeline.ledger import evidence
+from metronome_pipeline.ledger.read import Window
+from metronome_pipeline.ledger.shelf import ReadReport
+from metronome_pipeline.ledger.synchronise import Due, Step
+from metronome_pipeline.workflows.due import RefusedMetric, Workflow
+from metronome_pipeline.workflows.hours import KEY, hours_in, range_text
+from metronome_pipeline.workflows.imports import request_metadata, table
+from metronome_pipeline.workflows.session import Session
+
+_SAY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Tells Dagster of one run of a usage workflow. Only assets that the run was asked for are reported."""
+
+    context: dg.AssetExecutionContext
+    workflow: Workflow
+
+    async def materializations(
+        self, session: Session, due: Due, asked: Window, step: Step
+    ) -> AsyncIterator[dg.AssetMaterialization]:
+        """Once all due pairs of a step were read: its hours that were asked for, and others where something changed."""
+        hours = await session.database.run(
+            lambda c: evidence.hours(
+                c, session.pair.pair_id, due.metrics, step.window, session.run_id, grouped=self.workflow.grouped
+            )
+        )
+        reported = [hour for hour in hours_in(step.window) if self._is_done(hour, asked, step)]
+        for hour in reported:
+            counted = hours.get(hour, evidence.Hour())
+            of_the_run = await self._of_the_run(session, due, hour) if hour == reported[-1] else {}
+            for key, metadata in (
+                (self.workflow.source, {"dagster/partition_row_count": counted.rows, "customers": counted.customers}),
+                (
+                    self.workflow.destination,
+                    {
+                        "dagster/partition_row_count": counted.events,
+                        "events_planned": counted.planned,
+                        "corrections": counted.corrections,
+                        "quarantined": counted.quarantined,
+                    },
+                ),
+            ):
+                if key in self.context.selected_asset_keys:
+                    yield dg.AssetMaterialization(
+                        key, partition=hour.strftime(KEY), metadata={**metadata, **of_the_run}
+                    )
+
+    def _is_done(self, hour: datetime, asked: Window, step: Step) -> bool:
+        return step.complete and (asked.start <= hour < asked.end or hour in step.changed_hours)
+
+    async def _of_the_run(self, session: Session, due: Due, hour: datetime) -> dict[str, Any]:
+        """What the last hour of a step also shows: requests of the run so far, and a preview of the hour."""
+        rows = await session.database.run(
+            lambda c: evidence.preview(c, session.pair.pair_id, due.metrics, hour, grouped=self.workflow.grouped)
+        )
+        return {**_requests(session), "preview": table(evidence.PREVIEW_COLUMNS, rows)}
+
+    async def checks(self, session: Session, refused: Sequence[RefusedMetric]) -> AsyncIterator[dg.AssetCheckResult]:
+        """The checks of the run's assets, each with the list of what it found."""
+        found = await session.database.run(lambda c: evidence.open_matters(c, session.pair.pair_id))
+        if self.workflow.destination in self.context.selected_asset_keys:
+            yield _check(
+                self.workflow.destination,
+                "nothing_in_quarantine",
+                found.quarantined,
+                evidence.QUARANTINE_COLUMNS,
+                _requests(session),
+            )
+            yield _check(self.workflow.destination, "nothing_held_by_the_brake", found.braked, evidence.BRAKE_COLUMNS)
+        if self.workflow.source in self.context.selected_asset_keys:
+            yield _check(
+                self.workflow.source,
+                "every_metric_is_billed",
+                [(metric.metric_id, metric.name, metric.reason) for metric in refused],
+                ("metric", "name", "reason"),
+            )
+            if self.workflow.grouped:
+                yield _check(self.workflow.source, "groups_add_up", found.short_hours, evidence.SHORT_COLUMNS)
+
+    def tell_start(self, asked: Window, due: Due) -> None:
+        """What the run is about to do, and what it will cost."""
+        customers = len(due.customer_ids(asked))
+        self.context.log.info(
+            f"Usage of {customers} customers and {len(due.metrics)} metrics, {range_text(asked)}: about "
+            f"{customers * len(due.metrics) * -(-(asked.end - asked.start) // timedelta(days=7))} requests to "
+            "Metronome."
+        )
+
+    def tell(self, step: Step, session: Session) -> None:
+        """One line for a step that is done, and a warning for each thing in it that a person should know."""
+        planned = ", ".join(f"{count} {kind}" for kind, count in sorted(step.planned.items())) or "nothing"
+        self.context.log.info(
+            f"{range_text(step.window)}: {step.read.pairs} pairs read, {step.read.rows} rows; planned {planned}; "
+            "delivered "
+            f"{step.delivered.delivered}, quarantined {step.delivered.quarantined}. "
+            f"So far {session.metronome.http.counts().requests} requests to Metronome, "
+            f"{session.solvimon.http.counts().requests} to Solvimon."
+        )
+        for each in step.read.unstorable:
+            self.context.log.warning(
+                f"Postgres cannot store the group {each.group} of metric {each.metric_id}, customer "
+                f"{each.customer_id}: its usage is billed with the rest of its hour, without properties."
+            )
+        for brake in step.brakes:
+            self.context.log.warning(str(brake))
+
+
+@dataclass
+class Progress:
+    """Says every half minute how far the read of a step has come, and how long it will take at this pace."""
+
+    say: Callable[[str], None]
+    clock: Clock
+    pairs: int
+    _step: Window | None = None
+    _began: float = 0.0
+    _said: float = 0.0
+
+    def __call__(self, step: Window, read: ReadReport) -> None:
+        """Called after each walk."""
+        now = self.clock.monotonic()
+        if step != self._step:
+            self._step, self._began, self._said = step, now, now
+        if now - self._said >= _SAY_SECONDS and read.pairs:
+            self._said = now
+            left = (now - self._began) / read.pairs * max(self.pairs - read.pairs, 0)
+            self.say(f"{range_text(step)}: {read.pairs} of {self.pairs} pairs read, about {left:.0f} s to go.")
+
+
+def _requests(session: Session) -> dict[str, Any]:
+    """Requests of the run so far, to both sides."""
+    solvimon = request_metadata(session.solvimon.http.counts())
+    return {
+        **request_metadata(session.metronome.http.counts()),
+        **{f"solvimon_{name}": value for name, value in solvimon.items()},
+    }
+
+
+def _check(
+    asset: dg.AssetKey,
+    name: str,
+    found: Sequence[Sequence[Any]],
+    columns: Sequence[str],
+    metadata: dict[str, Any] | None = None,
+) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=name,
+        passed=not found,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"found": len(found), **(metadata or {}), **({"list": table(columns, found[:100])} if found else {})},
+    )
