@@ -300,7 +300,9 @@ def _watch(folder: Path) -> None:
             # Again, with the door shut: a process that attaches takes these two locks in this order.
             with _alone(folder), contextlib.suppress(BlockingIOError):
                 fcntl.flock(holders, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _stop_server(folder)
+                # A folder that was removed and made again has another file of that name, and a watcher of its own.
+                if os.fstat(holders.fileno()).st_ino == (folder / "holders").stat().st_ino:
+                    _stop_server(folder)
                 fcntl.flock(watched, fcntl.LOCK_UN)
                 return
 
