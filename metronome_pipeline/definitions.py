@@ -10,7 +10,7 @@ from metronome_pipeline.automation.jobs import jobs
 from metronome_pipeline.automation.schedules import schedules
 from metronome_pipeline.automation.sensors import sensors
 from metronome_pipeline.metronome.resource import MetronomeResource
-from metronome_pipeline.settings import Settings
+from metronome_pipeline.settings import Settings, SettingsError
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.workflows.customers import metronome_customers, solvimon_customers
@@ -80,7 +80,10 @@ def defs() -> dg.Definitions:
     Raises:
         SettingsError: A sentence for each variable that is missing or wrong.
     """
-    settings = Settings.from_environment()
+    try:
+        settings = Settings.from_environment()
+    except SettingsError as error:
+        raise SettingsError(f"{error} For a look without any account, run `metronome-pipeline dev` instead.") from None
     # Dagster resolves the two credentials from the process's environment, and `.env` may be where they stand.
     os.environ.setdefault("METRONOME_BEARER_TOKEN", settings.metronome_bearer_token.get_secret_value())
     os.environ.setdefault("SOLVIMON_API_KEY", settings.solvimon_api_key.get_secret_value())

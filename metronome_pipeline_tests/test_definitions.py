@@ -133,6 +133,7 @@ def test_a_missing_setting_is_one_sentence_at_load(tmp_path: Path) -> None:
     )
     assert loaded.returncode == 1
     assert "SOLVIMON_API_KEY" in loaded.stderr.splitlines()[-1]
+    assert "metronome-pipeline dev" in loaded.stderr.splitlines()[-1]
     assert SETTINGS["METRONOME_BEARER_TOKEN"] not in loaded.stderr
 
 
