@@ -37,7 +37,7 @@ types: $(READY) ## Check types
 lock: $(READY) ## Pin the newest versions that pyproject.toml allows
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --upgrade --quiet \
-		--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock
+		--no-annotate --custom-compile-command "make lock" --output-file requirements.lock
 
 # The embedded Postgres in .metronome_pipeline holds a ledger: it is never cleaned away.
 clean: ## Remove the environment and all caches, never data

@@ -8,23 +8,16 @@ nothing for hours that no complete reading covers.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 import psycopg
 
+from metronome_pipeline.ledger import brakes
+from metronome_pipeline.ledger.brakes import Brake, BrakeLimits
 from metronome_pipeline.mapping.usage import UNGROUPED, BilledMetric
 
 Connection = psycopg.Connection[Any]
 PLANNING_LOCK = 0x6D70_0001
-
-
-@dataclass(frozen=True)
-class BrakeLimits:
-    """A net decrease is held when it exceeds ``share`` of what was billed, and ``floor`` in the metric's own unit."""
-
-    share: Decimal = Decimal("0.20")
-    floor: Decimal = Decimal(100)
 
 
 @dataclass(frozen=True)
@@ -40,27 +33,7 @@ class Scope:
     metrics: Sequence[BilledMetric]
     customers: Sequence[str] | None = None
     starts: Mapping[str, datetime] = field(default_factory=dict)
-    brake: BrakeLimits | None = BrakeLimits()
-
-
-@dataclass(frozen=True)
-class Brake:
-    """A decrease that was not planned. ``customer_id`` None: the whole window of the metric is held."""
-
-    digest: str
-    customer_id: str | None
-    metric_id: str
-    billed: Decimal
-    observed: Decimal
-
-    def __str__(self) -> str:
-        """One sentence for the person who decides."""
-        change = "fall" if self.observed < self.billed else "rise where another customer's falls,"
-        who = f"customer {self.customer_id}" if self.customer_id else "all customers"
-        return (
-            f"Held: usage of metric {self.metric_id} for {who} would {change} from {self.billed} to {self.observed}. "
-            f"If that is right, let it through with `metronome-pipeline brake release {self.digest}`."
-        )
+    brake: BrakeLimits | None = field(default_factory=BrakeLimits)
 
 
 @dataclass(frozen=True)
@@ -98,19 +71,20 @@ def plan(connection: Connection, scope: Scope, *, run_id: str) -> Planned:
         connection.execute(statement, {"pair_id": scope.pair_id})
     planned = _write(connection, scope, run_id) if connection.execute(_ANY_PROPOSED).fetchone() else Planned()
     if scope.brake:
-        held = [brake.digest for brake in planned.brakes]
-        connection.execute(_VOID, {"pair_id": scope.pair_id, "start": scope.start, "end": scope.end, "digests": held})
+        brakes.void(connection, scope.pair_id, scope.start, scope.end, keep=planned.brakes)
     connection.execute("DROP TABLE IF EXISTS due, covered, committed, observed, grouped, proposed, nets")
     return planned
 
 
 def _write(connection: Connection, scope: Scope, run_id: str) -> Planned:
-    brakes = _brake(connection, scope, run_id) if scope.brake else []
+    held: list[Brake] = []
+    if scope.brake:
+        held = brakes.hold(connection, scope.pair_id, scope.start, scope.end, scope.brake, run_id=run_id)
     rows = connection.execute(_WRITE, {"pair_id": scope.pair_id, "run_id": run_id}).fetchall()
     return Planned(
         by_kind={kind: count for kind, count, _ in rows},
         changed_hours=frozenset(hour for _, _, hours in rows for hour in hours),
-        brakes=brakes,
+        brakes=held,
     )
 
 
@@ -134,29 +108,6 @@ def _gather(connection: Connection, scope: Scope) -> None:
     for statement in (_LEAVE_CONTRADICTIONS, _OBSERVED_GROUPS, _OBSERVED_SHORT_GROUPS, _NEW_PROPOSALS):
         connection.execute(statement, parameters)
     connection.execute("ANALYZE observed")
-
-
-def _brake(connection: Connection, scope: Scope, run_id: str) -> list[Brake]:
-    assert scope.brake is not None
-    parameters = {
-        "pair_id": scope.pair_id,
-        "share": scope.brake.share,
-        "floor": scope.brake.floor,
-        "start": scope.start,
-        "end": scope.end,
-        "run_id": run_id,
-    }
-    connection.execute(_NETS)
-    connection.execute("ANALYZE nets, proposed")
-    rows = connection.execute(_BRAKE, parameters).fetchall()
-    brakes = [Brake(*row) for row in rows]
-    customers = [brake.customer_id for brake in brakes if brake.customer_id is not None]
-    metrics = [brake.metric_id for brake in brakes if brake.customer_id is None]
-    connection.execute(
-        "DELETE FROM proposed WHERE customer_id = ANY (%s::uuid[]) OR metric_id = ANY (%s::uuid[])",
-        [customers, metrics],
-    )
-    return brakes
 
 
 _DUE = """
@@ -311,77 +262,6 @@ WHERE d.calculation = 'MAX' AND NOT coalesce(c.open, false) AND NOT EXISTS (
 """
 
 _ANY_PROPOSED = "SELECT 1 FROM proposed LIMIT 1"
-
-# What each hour would change from and to. An hour of a MAX meter counts its highest slice.
-_NETS = """
-CREATE TEMP TABLE nets ON COMMIT DROP AS
-SELECT customer_id, metric_id, start_at, CASE calculation WHEN 'MAX' THEN max(billed) ELSE sum(billed) END AS billed,
-       CASE calculation WHEN 'MAX' THEN max(observed) ELSE sum(observed) END AS observed
-FROM (
-    SELECT customer_id, metric_id, start_at, d.calculation, o.value AS observed,
-           CASE d.calculation WHEN 'MAX' THEN c.highest ELSE c.total END AS billed
-    FROM observed o FULL JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
-        JOIN due d USING (metric_id)
-) AS slots
-GROUP BY customer_id, metric_id, start_at, calculation
-"""
-
-# Net decreases by (customer, metric), then by metric. Where usage moved from one customer to another, the other one's
-# rise in the very hours of the fall is held as well: sent alone, it would bill that usage twice. The digest names every
-# correction and deletion that was held, and first events where they are such a rise; a released digest lets exactly
-# these through.
-_BRAKE = """
-WITH falls AS (
-    SELECT customer_id, metric_id, coalesce(sum(billed), 0) AS billed, coalesce(sum(observed), 0) AS observed
-    FROM nets GROUP BY GROUPING SETS ((customer_id, metric_id), (metric_id))
-    HAVING coalesce(sum(billed), 0) - coalesce(sum(observed), 0)
-        > greatest(%(floor)s, %(share)s * abs(coalesce(sum(billed), 0)))
-), fallen_hours AS (
-    SELECT DISTINCT n.metric_id, n.start_at FROM falls f JOIN nets n USING (customer_id, metric_id)
-    WHERE coalesce(n.observed, 0) < n.billed
-), rises AS (
-    SELECT n.customer_id, n.metric_id, coalesce(sum(n.billed), 0) AS billed, coalesce(sum(n.observed), 0) AS observed
-    FROM nets n JOIN fallen_hours h USING (metric_id, start_at)
-    GROUP BY n.customer_id, n.metric_id
-    HAVING coalesce(sum(n.observed), 0) - coalesce(sum(n.billed), 0)
-        > greatest(%(floor)s, %(share)s * abs(coalesce(sum(n.billed), 0)))
-), held AS (
-    SELECT *, false AS rise FROM falls UNION ALL SELECT *, true FROM rises
-), lines AS (
-    SELECT customer_id, metric_id, kind,
-        concat_ws('|', customer_id, metric_id, start_at AT TIME ZONE 'UTC', slice, kind, revision, number, deletes)
-            AS line,
-        row_number() OVER (ORDER BY customer_id, metric_id, start_at, slice, kind, deletes) AS place
-    FROM proposed
-), of_customers AS (
-    SELECT customer_id, string_agg(line, E'\\n' ORDER BY place) AS everything,
-        string_agg(line, E'\\n' ORDER BY place) FILTER (WHERE kind <> 'usage') AS changes
-    FROM lines WHERE customer_id IN (SELECT customer_id FROM held) GROUP BY customer_id
-), of_metrics AS (
-    SELECT metric_id, string_agg(line, E'\\n' ORDER BY place) FILTER (WHERE kind <> 'usage') AS changes
-    FROM lines WHERE metric_id IN (SELECT metric_id FROM held WHERE customer_id IS NULL) GROUP BY metric_id
-), braked AS (
-    SELECT n.customer_id, n.metric_id, n.billed, n.observed, encode(sha256(convert_to(
-        concat(n.customer_id, '|', n.metric_id, E'\\n')
-            || CASE WHEN n.customer_id IS NULL THEN m.changes WHEN n.rise THEN c.everything ELSE c.changes END,
-        'UTF8')), 'hex') AS full_digest
-    FROM held n LEFT JOIN of_customers c USING (customer_id) LEFT JOIN of_metrics m ON m.metric_id = n.metric_id
-), written AS (
-    INSERT INTO ledger.brakes (pair_id, digest, customer_id, metric_id, from_at, to_at, billed, observed, run_id)
-    SELECT %(pair_id)s, left(full_digest, 16), customer_id, metric_id, %(start)s, %(end)s, billed, observed, %(run_id)s
-    FROM braked WHERE full_digest IS NOT NULL
-    ON CONFLICT (pair_id, digest) DO UPDATE SET run_id = excluded.run_id
-    RETURNING digest, customer_id::text, metric_id::text, billed, observed, released_at
-)
-SELECT digest, customer_id, metric_id, billed, observed FROM written WHERE released_at IS NULL
-"""
-
-# A plan that was held is void once its hours are planned anew: what still has to be held was just written down.
-_VOID = """
-DELETE FROM ledger.brakes b USING due d
-WHERE b.pair_id = %(pair_id)s AND b.metric_id = d.metric_id AND b.released_at IS NULL
-  AND b.from_at < %(end)s AND b.to_at > %(start)s AND b.digest <> ALL (%(digests)s)
-"""
 
 _WRITE = """
 WITH written AS (

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from metronome_pipeline.ledger.brakes import Brake, BrakeLimits
 from metronome_pipeline.ledger.deliver import Delivery, DeliveryReport
-from metronome_pipeline.ledger.plan import Brake, BrakeLimits, Connection, Planned, Scope, plan
+from metronome_pipeline.ledger.plan import Connection, Planned, Scope, plan
 from metronome_pipeline.ledger.read import UsageReader, Window, steps
 from metronome_pipeline.ledger.shelf import ReadReport, Unread
 from metronome_pipeline.mapping.usage import BilledMetric

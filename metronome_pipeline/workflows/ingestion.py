@@ -13,8 +13,8 @@ from decimal import Decimal
 import dagster as dg
 from pydantic import Field
 
+from metronome_pipeline.ledger.brakes import BrakeLimits
 from metronome_pipeline.ledger.deliver import Delivery
-from metronome_pipeline.ledger.plan import BrakeLimits
 from metronome_pipeline.ledger.read import UsageReader, Window, midnight
 from metronome_pipeline.ledger.shelf import Unread
 from metronome_pipeline.ledger.synchronise import Due, Step, Synchroniser, gaps

@@ -12,7 +12,8 @@ from typing import Any
 import psycopg
 
 from metronome_pipeline.ledger import readings
-from metronome_pipeline.ledger.plan import BrakeLimits, Connection, Planned, Scope, plan
+from metronome_pipeline.ledger.brakes import BrakeLimits
+from metronome_pipeline.ledger.plan import Connection, Planned, Scope, plan
 from metronome_pipeline.ledger.readings import Reading, UsageRow, Walk
 from metronome_pipeline.mapping.usage import UNGROUPED, BilledMetric, canonical_properties, slice_of
 from metronome_pipeline.storage.migrations import migrate

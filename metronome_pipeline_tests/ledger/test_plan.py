@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metronome_pipeline.ledger.plan import BrakeLimits
+from metronome_pipeline.ledger.brakes import BrakeLimits
 from metronome_pipeline.ledger.slicings import note_slicings, slicings, switch_slicing
 from metronome_pipeline.mapping.usage import UNGROUPED, exact_sum
 from metronome_pipeline_tests.ledger.books import Books, Groups, at
