@@ -61,6 +61,7 @@ def hold(
     brakes = [Brake(*row) for row in connection.execute(_HOLD, parameters).fetchall()]
     customers = [brake.customer_id for brake in brakes if brake.customer_id is not None]
     metrics = [brake.metric_id for brake in brakes if brake.customer_id is None]
+    connection.execute(_NOTE_HELD, {"pair_id": pair_id, "customers": customers, "metrics": metrics})
     connection.execute(
         "DELETE FROM proposed WHERE customer_id = ANY (%s::uuid[]) OR metric_id = ANY (%s::uuid[])",
         [customers, metrics],
@@ -68,10 +69,26 @@ def hold(
     return brakes
 
 
-def void(connection: Connection, pair_id: int, start: datetime, end: datetime, *, keep: Sequence[Brake]) -> None:
-    """Forgets what was held in hours that have been planned anew, but for what that plan holds itself."""
-    digests = [brake.digest for brake in keep]
-    connection.execute(_VOID, {"pair_id": pair_id, "start": start, "end": end, "digests": digests})
+def void(
+    connection: Connection,
+    pair_id: int,
+    start: datetime,
+    end: datetime,
+    customers: Sequence[str] | None,
+    *,
+    keep: Sequence[Brake],
+) -> None:
+    """Forgets what was held, once all of its hours and customers were planned anew, but for what that plan holds."""
+    connection.execute(
+        _VOID,
+        {
+            "pair_id": pair_id,
+            "start": start,
+            "end": end,
+            "customers": None if customers is None else list(customers),
+            "digests": [brake.digest for brake in keep],
+        },
+    )
 
 
 def held(connection: Connection, pair_id: int) -> Sequence[Sequence[Any]]:
@@ -156,17 +173,35 @@ WITH falls AS (
     FROM held n LEFT JOIN of_customers c USING (customer_id) LEFT JOIN of_metrics m ON m.metric_id = n.metric_id
 ), written AS (
     INSERT INTO ledger.brakes (pair_id, digest, customer_id, metric_id, from_at, to_at, billed, observed, run_id)
-    SELECT %(pair_id)s, left(full_digest, 16), customer_id, metric_id, %(start)s, %(end)s, billed, observed, %(run_id)s
-    FROM braked WHERE full_digest IS NOT NULL
+    SELECT %(pair_id)s, left(full_digest, 16), customer_id, metric_id, held_hours.first, held_hours.last, billed,
+        observed,
+           %(run_id)s
+    FROM braked b, LATERAL (
+        SELECT coalesce(min(p.start_at), %(start)s) AS first, coalesce(max(p.end_at), %(end)s) AS last FROM proposed p
+        WHERE CASE WHEN b.customer_id IS NULL THEN p.metric_id = b.metric_id ELSE p.customer_id = b.customer_id END
+    ) AS held_hours
+    WHERE full_digest IS NOT NULL
     ON CONFLICT (pair_id, digest) DO UPDATE SET run_id = excluded.run_id
     RETURNING digest, customer_id::text, metric_id::text, billed, observed, released_at
 )
 SELECT digest, customer_id, metric_id, billed, observed FROM written WHERE released_at IS NULL
 """
 
-# A plan that was held is void once its hours are planned anew: what still has to be held was just written down.
+# A plan that was held is void once its hours are planned anew: what still has to be held was just written down. One
+# whose hours or customers were not all planned stays.
 _VOID = """
 DELETE FROM ledger.brakes b USING due d
 WHERE b.pair_id = %(pair_id)s AND b.metric_id = d.metric_id AND b.released_at IS NULL
-  AND b.from_at < %(end)s AND b.to_at > %(start)s AND b.digest <> ALL (%(digests)s)
+  AND b.from_at >= %(start)s AND b.to_at <= %(end)s AND b.digest <> ALL (%(digests)s)
+  AND (%(customers)s::uuid[] IS NULL OR b.customer_id = ANY (%(customers)s::uuid[])
+       OR b.customer_id IS NULL AND NOT EXISTS (
+           SELECT FROM metronome.coverage c WHERE c.pair_id = b.pair_id AND c.metric_id = b.metric_id
+           AND c.customer_id <> ALL (%(customers)s::uuid[])))
+"""
+
+_NOTE_HELD = """
+INSERT INTO ledger.unsettled_hours (pair_id, metric_id, customer_id, start_at)
+SELECT DISTINCT %(pair_id)s, metric_id, customer_id, start_at FROM proposed
+WHERE customer_id = ANY (%(customers)s::uuid[]) OR metric_id = ANY (%(metrics)s::uuid[])
+ON CONFLICT DO NOTHING
 """

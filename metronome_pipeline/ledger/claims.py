@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 import psycopg
 
+from metronome_pipeline.errors import PipelineError
+from metronome_pipeline.ledger import unsettled
+
 Connection = psycopg.Connection[Any]
 DELIVERY_LOCK = 0x6D70_0002
 
@@ -123,9 +126,8 @@ def claim_next(connection: Connection, pair_id: int, run_id: str, limit: int) ->
     return Claim(row[0], events)
 
 
-def attempt(connection: Connection, claim: Claim) -> None:
-    """Notes that a claim left behind is being sent again, now."""
-    connection.execute("UPDATE ledger.claims SET claimed_at = ledger.moment() WHERE claim_id = %s", [claim.claim_id])
+class ClaimLost(PipelineError):
+    """Another run took a claim over: the lock that kept it was lost with its connection."""
 
 
 def settle(
@@ -143,7 +145,15 @@ def settle(
     Events neither in ``receipts`` nor ``in_doubt`` had no effect at the destination: they wait as planned. The claim
     keeps only those in doubt.
     """
+    owned = "SELECT FROM ledger.claims WHERE claim_id = %s AND run_id = %s FOR UPDATE"
+    if connection.execute(owned, [claim.claim_id, run_id]).fetchone() is None:
+        raise ClaimLost(
+            "The database's lock on this delivery was lost, and another run has taken its events over: it looks them "
+            "up and "
+            "brings them to their end."
+        )
     _append(connection, receipts, run_id)
+    unsettled.note_hours_of(connection, [receipt.event_id for receipt in receipts if receipt.outcome == "restated"])
     ended = [receipt.event_id for receipt in receipts if receipt.outcome in ("delivered", "restated")]
     connection.execute("DELETE FROM ledger.open_events WHERE event_id = ANY (%s)", [ended])
     quarantined = [receipt.event_id for receipt in receipts if receipt.outcome == "quarantined"]

@@ -139,23 +139,19 @@ class _Sending:
         if self.claim.attempted_ago is not None:
             # Written down before anything that can fail: none of these may be forgotten as "never sent".
             self.doubtful = {event.event_id: event for event in events}
-            if self.delivery.deduplicated and self.claim.attempted_ago < _SAFE_AGE:
-                await self.delivery.database.run(lambda connection: claims.attempt(connection, self.claim))
-            else:
+            if not self.delivery.deduplicated or self.claim.attempted_ago >= _SAFE_AGE:
                 await self.doubts.wait_out()
                 events = await self._look_up(events)
-        for deletion in [event for event in events if event.kind == "deletion"]:
-            await self._delete(deletion)
         waiting = [event for event in events if event.kind != "deletion"]
         for _ in range(_DOUBT_ROUNDS):
             unanswered = await self._send_batches(waiting)
             if not unanswered:
-                return
+                break
             waiting = unanswered
             if not self.delivery.deduplicated:
                 await self.doubts.wait_out()
                 waiting = await self._look_up(unanswered)
-        if waiting:
+        else:
             raise Unavailable(
                 f"Solvimon gave no answer to {len(waiting)} events in {_DOUBT_ROUNDS} attempts. They are looked up "
                 "and sent by "
@@ -164,6 +160,9 @@ class _Sending:
                 endpoint="POST events",
                 may_have_arrived=True,
             )
+        # Last, for each is read back until it shows: nothing else need wait for that.
+        for deletion in [event for event in events if event.kind == "deletion"]:
+            await self._delete(deletion)
 
     async def _look_up(self, events: Sequence[LedgerEvent]) -> list[LedgerEvent]:
         """Settles those that have arrived, and returns those that have not."""
@@ -182,22 +181,20 @@ class _Sending:
     async def _delete(self, deletion: LedgerEvent) -> None:
         assert deletion.deletes is not None
         self.doubtful[deletion.event_id] = deletion
-        error = await self.doubts.delete(deletion)
-        if error is not None:
-            self._note(deletion, _quarantined(deletion, error))
-            return
-        self._note(deletion, Receipt(deletion.event_id, "delivered"))
-        self.receipts.append(Receipt(deletion.deletes, "deleted", restated=True, counted=None))
+        receipt = await self.doubts.delete(deletion)
+        self._note(deletion, receipt)
+        if receipt.outcome == "delivered":
+            self.receipts.append(Receipt(deletion.deletes, "deleted", restated=True, counted=None))
 
     async def _send_batches(self, events: Sequence[LedgerEvent]) -> list[LedgerEvent]:
         """Sends all events in batches and returns those whose requests got no answer."""
         unanswered: list[LedgerEvent] = []
-        waiting = list(events)
+        waiting = await self._without_parked(events)
         while waiting:
             queue = deque(_batches(waiting, self.limit))
             for batch, error in await self._send_until_refused(queue, unanswered):
                 unanswered += await self._isolate(batch, error)
-            waiting = self._not_parked([event for batch in queue for event in batch])
+            waiting = await self._without_parked([event for batch in queue for event in batch])
         return unanswered
 
     async def _send_until_refused(
@@ -236,7 +233,17 @@ class _Sending:
                     if event.event_id not in resent:
                         self.doubtful.pop(event.event_id)
             raise
-        return await self._read_echoes(batch, echoes, resent)
+        try:
+            return await self._read_echoes(batch, echoes, resent)
+        except Refused as error:
+            # A look-up or a deletion was refused, not the batch, which was taken: it must not be split and sent again.
+            raise Unavailable(
+                f"What became of a batch could not be read back. {error}",
+                system="Solvimon",
+                endpoint=error.endpoint,
+                status=error.status,
+                may_have_arrived=True,
+            ) from None
 
     async def _read_echoes(
         self, batch: Sequence[LedgerEvent], echoes: Sequence[MeterData], resent: set[int]
@@ -262,12 +269,12 @@ class _Sending:
         pieces: list[tuple[list[LedgerEvent], Refused]] = [(batch, error)]
         while pieces:
             piece, why = pieces.pop()
-            remaining = self._not_parked(piece)
+            remaining = await self._without_parked(piece)
             if len(remaining) == 1 and len(piece) == 1:
                 await self._end_refused(piece[0], why)
                 continue
             for part in [remaining] if len(remaining) < len(piece) else _split(piece, why, self.limit):
-                still = self._not_parked(part)
+                still = await self._without_parked(part)
                 if not still:
                     continue
                 try:
@@ -291,8 +298,22 @@ class _Sending:
         if subject != "event":
             self.parkings.append(Parking(subject, event, error.code, error.field, error.message))
 
-    def _not_parked(self, events: Sequence[LedgerEvent]) -> list[LedgerEvent]:
-        return [event for event in events if not any(parking.concerns(event) for parking in self.parkings)]
+    async def _without_parked(self, events: Sequence[LedgerEvent]) -> list[LedgerEvent]:
+        """The events that no parking concerns.
+
+        Of the others, those in doubt are settled here by what stands in Solvimon.
+        """
+        kept = []
+        for event in events:
+            parking = next((parking for parking in self.parkings if parking.concerns(event)), None)
+            if parking is None:
+                kept.append(event)
+            elif event.event_id in self.doubtful:
+                refused = Receipt(
+                    event.event_id, "quarantined", code=parking.code, field=parking.field, message=parking.message
+                )
+                self._note(event, await self.doubts.look_up(event) or refused)
+        return kept
 
     def _note(self, event: LedgerEvent, receipt: Receipt) -> None:
         self.receipts.append(receipt)

@@ -9,14 +9,13 @@ from datetime import timedelta
 from decimal import Decimal
 
 from metronome_pipeline.clock import Clock
-from metronome_pipeline.errors import ApiError, Refused, Unavailable
+from metronome_pipeline.errors import Refused
 from metronome_pipeline.ledger.claims import LedgerEvent, Receipt
 from metronome_pipeline.mapping.meters import property_reference
 from metronome_pipeline.solvimon.api import SolvimonApi
 from metronome_pipeline.solvimon.records import MeterData
 
-_READ_BACKS = 10
-_READ_BACK_PAUSE = 1.0
+_READ_BACK_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 @dataclass(frozen=True)
@@ -73,28 +72,29 @@ class Doubts:
         for extra in live[1:]:
             await self.api.delete_event_by_id(extra.id)
 
-    async def delete(self, deletion: LedgerEvent) -> ApiError | None:
-        """Deletes by reference and returns once Solvimon shows it deleted; the refusal, if it refuses."""
+    async def delete(self, deletion: LedgerEvent) -> Receipt:
+        """Deletes by reference and reads back until Solvimon shows it deleted; else it waits in quarantine."""
         try:
             await self.api.delete_event(deletion.reference)
         except Refused as error:
+            if not await self._is_gone(deletion.reference):
+                return Receipt(
+                    deletion.event_id, "quarantined", code=error.code, field=error.field, message=error.message
+                )
+        for pause in _READ_BACK_PAUSES:
             if await self._is_gone(deletion.reference):
-                return None
-            return error
-        for _ in range(_READ_BACKS):
-            if await self._is_gone(deletion.reference):
-                return None
-            await self.clock.sleep(_READ_BACK_PAUSE)
-        raise Unavailable(
-            f"Solvimon took the deletion of event {deletion.reference} but still shows it as live. The next run asks "
-            "again.",
-            system="Solvimon",
-            endpoint="POST /v1/events/delete",
+                return Receipt(deletion.event_id, "delivered")
+            await self.clock.sleep(pause)
+        return Receipt(
+            deletion.event_id,
+            "quarantined",
+            message="Solvimon took the deletion, but still shows the event as live. Retry once it shows as deleted.",
         )
 
     async def _is_gone(self, reference: str) -> bool:
+        """Whether Solvimon shows the event, and none of its copies as live. Not to show it at all proves nothing."""
         copies = await self.copies(reference)
-        return all(copy.deleted or copy.is_duplicate for copy in copies)
+        return bool(copies) and all(copy.deleted or copy.is_duplicate for copy in copies)
 
 
 def sent(event: LedgerEvent, echo: MeterData) -> Receipt:

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from metronome_pipeline.ledger.read import Window
+from metronome_pipeline.ledger.unsettled import unsettled_hours
 from metronome_pipeline.mapping.usage import BilledMetric
 
 Connection = psycopg.Connection[Any]
@@ -35,6 +36,7 @@ class OpenMatters:
 
     quarantined: Sequence[Sequence[Any]]
     braked: Sequence[Sequence[Any]]
+    unsettled: Sequence[Sequence[Any]]
     short_hours: Sequence[Sequence[Any]]
 
 
@@ -102,6 +104,7 @@ def open_matters(connection: Connection, pair_id: int) -> OpenMatters:
             "WHERE pair_id = %s AND released_at IS NULL ORDER BY at, digest",
             [pair_id],
         ).fetchall(),
+        unsettled=unsettled_hours(connection, pair_id),
         short_hours=connection.execute(
             "SELECT customer_id, metric_id, start_at, total, grouped FROM metronome.short_groups "
             "WHERE pair_id = %s ORDER BY start_at",

@@ -66,12 +66,14 @@ def plan(connection: Connection, scope: Scope, *, run_id: str) -> Planned:
     """
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, scope.pair_id])
     _gather(connection, scope)
+    for statement in (_SETTLE_HOURS, _LEAVE_OPEN_SLOTS):
+        connection.execute(statement, {"pair_id": scope.pair_id, "start": scope.start, "end": scope.end})
     maxima = any(metric.calculation == "MAX" for metric in scope.metrics)
     for statement in (_PROPOSE_SUMS, *((_PROPOSE_DELETIONS, _PROPOSE_MAXIMA) if maxima else ())):
         connection.execute(statement, {"pair_id": scope.pair_id})
     planned = _write(connection, scope, run_id) if connection.execute(_ANY_PROPOSED).fetchone() else Planned()
     if scope.brake:
-        brakes.void(connection, scope.pair_id, scope.start, scope.end, keep=planned.brakes)
+        brakes.void(connection, scope.pair_id, scope.start, scope.end, scope.customers, keep=planned.brakes)
     connection.execute("DROP TABLE IF EXISTS due, covered, committed, observed, grouped, proposed, nets")
     return planned
 
@@ -259,6 +261,24 @@ WHERE d.calculation = 'MAX' AND NOT coalesce(c.open, false) AND NOT EXISTS (
         o.end_at, o.slice)
       AND e.pair_id = %(pair_id)s AND e.kind <> 'deletion'
       AND CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END = o.value)
+"""
+
+# These hours are planned now. What cannot be, for the slot has an open event, is noted for the next run, whatever its
+# hours.
+_SETTLE_HOURS = """
+DELETE FROM ledger.unsettled_hours u USING covered c
+WHERE u.pair_id = %(pair_id)s AND u.metric_id = c.metric_id AND u.customer_id = c.customer_id
+  AND u.start_at >= %(start)s AND u.start_at < %(end)s AND c.hours @> u.start_at
+"""
+
+_LEAVE_OPEN_SLOTS = """
+INSERT INTO ledger.unsettled_hours (pair_id, metric_id, customer_id, start_at)
+SELECT DISTINCT %(pair_id)s, metric_id, customer_id, start_at
+FROM committed c LEFT JOIN observed o USING (customer_id, metric_id, start_at, end_at, slice)
+    JOIN due d USING (metric_id)
+WHERE c.open AND CASE d.calculation WHEN 'MAX' THEN o.value IS DISTINCT FROM c.highest
+                                    ELSE coalesce(o.value, 0) <> coalesce(c.total, 0) END
+ON CONFLICT DO NOTHING
 """
 
 _ANY_PROPOSED = "SELECT 1 FROM proposed LIMIT 1"

@@ -14,6 +14,7 @@ import psycopg
 
 from metronome_pipeline.errors import PipelineError, quoted
 from metronome_pipeline.ledger.plan import PLANNING_LOCK
+from metronome_pipeline.ledger.unsettled import note_hours_of
 
 Connection = psycopg.Connection[Any]
 
@@ -68,6 +69,7 @@ def retry(connection: Connection, pair_id: int, references: Collection[str] | No
         NotInQuarantine: A reference is not in quarantine. Nothing is changed.
     """
     _begin(connection, pair_id, references)
+    _note_hours(connection)
     words = f"Retry asked for by {quoted(by, 100)}."
     overtaken = connection.execute(_SUPERSEDE, {"pair_id": pair_id, "message": words, "run_id": run_id}).fetchall()
     released = connection.execute(_RELEASE, {"message": words, "run_id": run_id}).fetchall()
@@ -88,6 +90,7 @@ def drop(connection: Connection, pair_id: int, reference: str, *, reason: str, r
         NotInQuarantine: The reference is not in quarantine. Nothing is changed.
     """
     _begin(connection, pair_id, [reference])
+    _note_hours(connection)
     words = f"{quoted(reason, 400)} (dropped by {quoted(by, 100)})"
     connection.execute(_DROP, {"message": words, "run_id": run_id})
     connection.execute("DROP TABLE chosen")
@@ -107,6 +110,11 @@ def _begin(connection: Connection, pair_id: int, references: Collection[str] | N
             f"{quoted(missing[0])} is not the reference of an event in quarantine: see "
             "`metronome-pipeline quarantine list`. Nothing was changed."
         )
+
+
+def _note_hours(connection: Connection) -> None:
+    """Usage may have changed while the slot was closed: the next run plans its hour, whichever hours it is about."""
+    note_hours_of(connection, [event_id for (event_id,) in connection.execute("SELECT event_id FROM chosen")])
 
 
 _CHOOSE = """

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from metronome_pipeline.ledger.brakes import Brake, BrakeLimits
+from metronome_pipeline.ledger.brakes import BrakeLimits
 from metronome_pipeline.ledger.deliver import Delivery, DeliveryReport
 from metronome_pipeline.ledger.plan import Connection, Planned, Scope, plan
 from metronome_pipeline.ledger.read import UsageReader, Window, steps
 from metronome_pipeline.ledger.shelf import ReadReport, Unread
+from metronome_pipeline.ledger.unsettled import unsettled_windows
 from metronome_pipeline.mapping.usage import BilledMetric
 from metronome_pipeline.storage.accounts import KnownCustomer
 from metronome_pipeline.storage.database import Database
@@ -43,18 +44,17 @@ class Due:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did. ``complete``: every due pair was read, so its hours may count as done."""
+    """What one step did. ``revisited``: hours of an earlier run, planned from what was read then."""
 
     window: Window
     read: ReadReport
-    planned: Mapping[str, int]
-    changed_hours: frozenset[datetime]
-    brakes: Sequence[Brake]
+    planned: Planned
     delivered: DeliveryReport
+    revisited: bool = False
 
     @property
     def complete(self) -> bool:
-        """Whether no due pair is missing."""
+        """Whether every due pair was read, so that the step's hours may count as done."""
         return not self.read.unread
 
 
@@ -121,11 +121,15 @@ class Synchroniser:
         """Goes through a window step by step and yields each step once it is committed.
 
         What an earlier run left planned is delivered first: nothing new is planned for a slot before its last event has
-        come to an end.
+        come to an end. Then come the hours that could not be planned when their difference was seen.
         """
         if send:
             await self.ensure_customers()
             await self.delivery.deliver()
+            metric_ids = [metric.metric_id for metric in due.metrics]
+            for hours in await self.database.run(lambda c: unsettled_windows(c, self.pair_id, metric_ids)):
+                planned, delivered = await self.send(due, hours)
+                yield Step(hours, ReadReport(), planned, delivered, revisited=True)
         for step in steps(window, days):
             if not read:
                 report = await self._never_read(due, step)
@@ -134,7 +138,7 @@ class Synchroniser:
             planned, delivered = Planned(), DeliveryReport()
             if send:
                 planned, delivered = await self.send(due, step)
-            yield Step(step, report, planned.by_kind, planned.changed_hours, planned.brakes, delivered)
+            yield Step(step, report, planned, delivered)
 
 
 @dataclass(frozen=True)

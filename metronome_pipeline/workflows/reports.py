@@ -16,6 +16,7 @@ from metronome_pipeline.ledger import evidence
 from metronome_pipeline.ledger.read import Window
 from metronome_pipeline.ledger.shelf import ReadReport
 from metronome_pipeline.ledger.synchronise import Due, Step
+from metronome_pipeline.ledger.unsettled import UNSETTLED_COLUMNS
 from metronome_pipeline.workflows.due import RefusedMetric, Workflow
 from metronome_pipeline.workflows.hours import KEY, hours_in, range_text
 from metronome_pipeline.workflows.imports import request_metadata, table
@@ -62,7 +63,8 @@ class Reports:
                     )
 
     def _is_done(self, hour: datetime, asked: Window, step: Step) -> bool:
-        return step.complete and (asked.start <= hour < asked.end or hour in step.changed_hours)
+        asked_for = asked.start <= hour < asked.end and not step.revisited
+        return step.complete and (asked_for or hour in step.planned.changed_hours)
 
     async def _of_the_run(self, session: Session, due: Due, hour: datetime) -> dict[str, Any]:
         """What the last hour of a step also shows: requests of the run so far, and a preview of the hour."""
@@ -83,6 +85,7 @@ class Reports:
                 _requests(session),
             )
             yield _check(self.workflow.destination, "nothing_held_by_the_brake", found.braked, evidence.BRAKE_COLUMNS)
+            yield _check(self.workflow.destination, "nothing_left_unsettled", found.unsettled, UNSETTLED_COLUMNS)
         if self.workflow.source in self.context.selected_asset_keys:
             yield _check(
                 self.workflow.source,
@@ -104,7 +107,7 @@ class Reports:
 
     def tell(self, step: Step, session: Session) -> None:
         """One line for a step that is done, and a warning for each thing in it that a person should know."""
-        planned = ", ".join(f"{count} {kind}" for kind, count in sorted(step.planned.items())) or "nothing"
+        planned = ", ".join(f"{count} {kind}" for kind, count in sorted(step.planned.by_kind.items())) or "nothing"
         self.context.log.info(
             f"{range_text(step.window)}: {step.read.pairs} pairs read, {step.read.rows} rows; planned {planned}; "
             "delivered "
@@ -117,7 +120,7 @@ class Reports:
                 f"Postgres cannot store the group {each.group} of metric {each.metric_id}, customer "
                 f"{each.customer_id}: its usage is billed with the rest of its hour, without properties."
             )
-        for brake in step.brakes:
+        for brake in step.planned.brakes:
             self.context.log.warning(str(brake))
 
 

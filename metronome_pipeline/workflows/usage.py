@@ -67,6 +67,13 @@ def destination_checks(destination: dg.AssetKey) -> list[dg.AssetCheckSpec]:
             "let it through with "
             "`metronome-pipeline brake release DIGEST`.",
         ),
+        dg.AssetCheckSpec(
+            "nothing_left_unsettled",
+            asset=destination,
+            description="No hour is known to differ from what Solvimon was told. What is listed waits for a "
+            "quarantined "
+            "event, for the brake, or for the next run, which plans these hours first.",
+        ),
     ]
 
 

@@ -52,10 +52,29 @@ def test_a_released_plan_lets_no_other_plan_through(world: World) -> None:
     assert world.ingest().success
     assert world.counted(customer, metric) == {1: 1000}
     world.sql("UPDATE ledger.brakes SET released_at = now()")
-    world.use(customer, metric, 1, -100)
+    world.use(customer, metric, 1, -400)
     assert world.ingest().success
-    assert world.counted(customer, metric) == {1: 1000}
+    assert world.counted(customer, metric) == {1: 500}, "what was released went through, and nothing else"
     assert _held(world)
+
+
+def test_what_is_held_stays_held_when_later_runs_are_about_other_hours(world: World) -> None:
+    customer, metric = world.customer(), world.metric("SUM")
+    world.imports()
+    world.use(customer, metric, 1, 1000)
+    assert world.ingest().success
+    world.use(customer, metric, 1, -500)
+    assert world.ingest().success
+    result = world.ingest(2, 7)
+    assert result.success, failure(result)
+    assert _held(world)
+    checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+    assert not checks["nothing_held_by_the_brake"]
+    assert not checks["nothing_left_unsettled"]
+    world.sql("UPDATE ledger.brakes SET released_at = now()")
+    result = world.ingest(2, 7)
+    assert world.counted(customer, metric) == {1: 500}, "the next run plans what was released, whatever its hours"
+    assert all(check.passed for check in result.get_asset_check_evaluations())
 
 
 def test_a_held_plan_is_void_once_usage_is_back(world: World) -> None:

@@ -3,8 +3,11 @@
 import threading
 from decimal import Decimal
 
+import psycopg
 import pytest
 
+from metronome_pipeline.ledger import claims
+from metronome_pipeline.ledger.quarantine import retry
 from metronome_pipeline_tests.world import World, failure
 
 INGEST = "/v1/events/ingest-batch"
@@ -62,14 +65,7 @@ def test_a_duplicate_whose_original_differs_is_taken_as_it_is_and_the_difference
     world.use(customer, metric, 1, 10)
     world.ingest_and_die("before_sending")
     ((reference,),) = world.sql("SELECT reference FROM ledger.events")
-    original = {
-        "reference": reference,
-        "customer_reference": customer,
-        "meter_reference": metric,
-        "timestamp": "2026-01-05T01:00:00Z",
-        "meter_values": [{"reference": f"{metric}_value", "number": "4"}],
-    }
-    world.solvimon.call("POST", "/v1/events/ingest", original)
+    world.solvimon.call("POST", "/v1/events/ingest", _event(reference, customer, metric, "4"))
     assert world.ingest().success
     assert world.counted(customer, metric) == {1: 10}
     assert world.events() == [("usage", 0, Decimal(10), "restated"), ("correction", 1, Decimal(6), "delivered")]
@@ -106,6 +102,67 @@ def test_a_quarantined_slot_takes_no_newer_event(world: World, account: tuple[st
     world.use(customer, metric, 1, 5)
     assert world.ingest().success
     assert world.events() == [("usage", 0, Decimal(10), "quarantined")]
+
+
+@pytest.mark.parametrize("kind", ["SUM", "MAX"])
+def test_usage_that_changed_in_quarantine_follows_with_the_next_run_of_any_hours(world: World, kind: str) -> None:
+    customer, metric = world.customer(), world.metric(kind)
+    world.imports()
+    world.use(customer, metric, 1, 10)
+    reference = world.sql(
+        "SELECT ledger.event_reference(%s, %s, '2026-01-05T01:00Z', '2026-01-05T02:00Z', 'total', 0)", customer, metric
+    )[0][0]
+    world.solvimon.set(refuse_reference=[reference])
+    assert world.ingest().success
+    world.use(customer, metric, 1, 12)
+    assert world.ingest().success
+    world.solvimon.set(refuse_reference=[])
+    with psycopg.connect(world.database_url) as connection:
+        retry(connection, 1, None, run_id="a test", by="a test")
+    result = world.ingest(4, 7)
+    assert world.counted(customer, metric) == {1: 22 if kind == "SUM" else 12}
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+
+
+def test_a_difference_that_another_runs_delivery_finds_is_planned_by_the_next_run(
+    world: World, account: tuple[str, str]
+) -> None:
+    customer, metric = account
+    world.prove_deduplication()
+    world.use(customer, metric, 1, 10)
+    world.ingest_and_die("before_sending")
+    ((reference,),) = world.sql("SELECT reference FROM ledger.events")
+    world.solvimon.call("POST", "/v1/events/ingest", _event(reference, customer, metric, "4"))
+    assert world.ingest(4, 7).success
+    assert world.counted(customer, metric) == {1: 10}
+
+
+def test_an_inactive_meter_costs_no_request_for_each_event_that_a_dead_run_left(
+    world: World, account: tuple[str, str]
+) -> None:
+    customer, metric = account
+    world.prove_deduplication()
+    world.use_hours(customer, metric, dict.fromkeys(range(60), 1))
+    world.ingest_and_die("before_sending", 0, 59)
+    world.solvimon.call("PATCH", f"/v1/meters/{metric}", {"status": "ARCHIVED"})
+    world.solvimon.forget_requests()
+    result = world.ingest(0, 59)
+    assert result.success, failure(result)
+    assert world.sql("SELECT count(*) FROM ledger.quarantine_v1") == [(60,)]
+    assert world.sql("SELECT count(*) FROM ledger.claims") == [(0,)]
+    assert world.solvimon.requests()[f"POST {INGEST}"] <= 20
+
+
+def test_a_run_whose_claim_was_taken_over_writes_nothing_down(world: World, account: tuple[str, str]) -> None:
+    customer, metric = account
+    world.use(customer, metric, 1, 10)
+    world.ingest_and_die("before_sending")
+    with psycopg.connect(world.database_url) as connection:
+        taken = claims.claim_left_behind(connection, 1, "the next run")
+        assert taken is not None
+        with pytest.raises(claims.ClaimLost):
+            claims.settle(connection, taken, [], [], [], pair_id=1, run_id="the dead run, alive after all")
+        assert claims.claim_next(connection, 1, "a third run", 10) is None
 
 
 def test_an_inactive_meter_parks_its_events_in_one_decision(world: World, account: tuple[str, str]) -> None:
@@ -163,3 +220,13 @@ def test_a_batch_limit_that_fell_is_learned_from_the_refusal(world: World, accou
     world.solvimon.set(batch_max=7)
     assert world.ingest(0, 99).success
     assert sum(world.counted(customer, metric).values()) == 100
+
+
+def _event(reference: str, customer: str, metric: str, number: str) -> dict[str, object]:
+    return {
+        "reference": reference,
+        "customer_reference": customer,
+        "meter_reference": metric,
+        "timestamp": "2026-01-05T01:00:00Z",
+        "meter_values": [{"reference": f"{metric}_value", "number": number}],
+    }

@@ -275,6 +275,16 @@ CREATE TABLE ledger.restatements (
     number   numeric
 );
 
+-- Hours that were seen to differ from what is committed, and could not be planned then. Every run plans them first.
+CREATE TABLE ledger.unsettled_hours (
+    pair_id     int NOT NULL REFERENCES ledger.account_pairs,
+    metric_id   uuid NOT NULL,
+    customer_id uuid NOT NULL,
+    start_at    timestamptz NOT NULL,
+    noted_at    timestamptz NOT NULL DEFAULT ledger.moment(),
+    PRIMARY KEY (pair_id, metric_id, customer_id, start_at)
+);
+
 -- Decreases that were too large to take back unasked. released_at, released_by: a person let this very plan through.
 CREATE TABLE ledger.brakes (
     pair_id     int NOT NULL REFERENCES ledger.account_pairs,

@@ -1,0 +1,58 @@
+"""Hours that were seen to differ from what is committed, and could not be planned then: every run plans them first.
+
+A slot with an open event, a held decrease, an original that differs, a release from quarantine: each leaves a
+difference that the hours of the next run need not cover. Without this list it would be nobody's to plan.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+
+from metronome_pipeline.ledger.read import Window
+
+Connection = psycopg.Connection[Any]
+UNSETTLED_COLUMNS = ("customer", "metric", "hour")
+_HOUR = timedelta(hours=1)
+_LONGEST = timedelta(days=7)
+
+
+def note_hours_of(connection: Connection, event_ids: Collection[int]) -> None:
+    """Notes the hours of events: what is counted for them has changed, or may."""
+    connection.execute(_NOTE_EVENTS, [list(event_ids)])
+
+
+def unsettled_windows(connection: Connection, pair_id: int, metric_ids: Collection[str]) -> list[Window]:
+    """The noted hours of some metrics, as windows of at most a week, oldest first."""
+    rows = connection.execute(
+        "SELECT DISTINCT start_at FROM ledger.unsettled_hours "
+        "WHERE pair_id = %s AND metric_id = ANY (%s::uuid[]) ORDER BY start_at",
+        [pair_id, list(metric_ids)],
+    )
+    return _windows([start for (start,) in rows])
+
+
+def unsettled_hours(connection: Connection, pair_id: int) -> Sequence[Sequence[Any]]:
+    """Every noted hour, as rows of ``UNSETTLED_COLUMNS``."""
+    return connection.execute(
+        "SELECT customer_id, metric_id, start_at FROM ledger.unsettled_hours WHERE pair_id = %s ORDER BY start_at",
+        [pair_id],
+    ).fetchall()
+
+
+def _windows(hours: Sequence[datetime]) -> list[Window]:
+    windows: list[Window] = []
+    for hour in hours:
+        if windows and hour + _HOUR - windows[-1].start <= _LONGEST:
+            windows[-1] = Window(windows[-1].start, hour + _HOUR)
+        else:
+            windows.append(Window(hour, hour + _HOUR))
+    return windows
+
+
+_NOTE_EVENTS = """
+INSERT INTO ledger.unsettled_hours (pair_id, metric_id, customer_id, start_at)
+SELECT DISTINCT pair_id, metric_id, customer_id, start_at FROM ledger.events WHERE event_id = ANY (%s)
+ON CONFLICT DO NOTHING
+"""
