@@ -57,6 +57,27 @@ def test_an_event_whose_answer_never_came_counts_once(
     assert world.counted(customer, metric) == {0: 10, 1: 10, 2: 10}
 
 
+def test_a_read_back_that_is_refused_never_sends_a_batch_again(world: World, account: tuple[str, str]) -> None:
+    customer, metric = account
+    world.solvimon.set(reference_idempotency="off")
+    world.use_hours(customer, metric, dict.fromkeys(range(4), 10))
+    world.solvimon.faults({"path": INGEST, "method": "POST", "kind": "reset_after", "rate": 1, "times": 1})
+    nothing = {"data": [], "page": 1, "limit": 50, "total_number_of_pages": 0, "links": {}}
+    refusal = {"type": "INVALID_REQUEST", "code": "INVALID_OPERATION", "message": "not now"}
+    answers = [
+        {"method": "GET", "path": "/v1/events", "body": nothing, "times": 4},
+        {"method": "POST", "path": "/v1/events/metd*", "status": 409, "body": refusal, "times": None},
+    ]
+    world.solvimon.call("PUT", "/_sandbox/answers", answers)
+    result = world.ingest()
+    assert not result.success
+    assert "could not be read back" in failure(result)
+    assert len(world.stored_events()) == 8, "the first send, which seemed lost, and the second"
+    world.solvimon.call("PUT", "/_sandbox/answers", [])
+    assert world.ingest().success
+    assert world.counted(customer, metric) == dict.fromkeys(range(4), 10)
+
+
 def test_a_duplicate_whose_original_differs_is_taken_as_it_is_and_the_difference_is_sent(
     world: World, account: tuple[str, str]
 ) -> None:
