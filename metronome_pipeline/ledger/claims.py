@@ -149,8 +149,7 @@ def settle(
     if connection.execute(owned, [claim.claim_id, run_id]).fetchone() is None:
         raise ClaimLost(
             "The database's lock on this delivery was lost, and another run has taken its events over: it looks them "
-            "up and "
-            "brings them to their end."
+            "up and brings them to their end."
         )
     _append(connection, receipts, run_id)
     unsettled.note_hours_of(connection, [receipt.event_id for receipt in receipts if receipt.outcome == "restated"])

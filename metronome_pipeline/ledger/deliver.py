@@ -154,8 +154,7 @@ class _Sending:
         else:
             raise Unavailable(
                 f"Solvimon gave no answer to {len(waiting)} events in {_DOUBT_ROUNDS} attempts. They are looked up "
-                "and sent by "
-                "the next run.",
+                "and sent by the next run.",
                 system="Solvimon",
                 endpoint="POST events",
                 may_have_arrived=True,

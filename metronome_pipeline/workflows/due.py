@@ -68,8 +68,7 @@ async def due_usage(session: Session, settings: Settings, *, grouped: bool) -> t
         elif billed_through[metric.metric_id] != slicing:
             reason = (
                 f"It is billed through {billed_through[metric.metric_id]}, and the settings say {slicing}. Switch it "
-                "with "
-                f"`metronome-pipeline slicing switch {metric.metric_id}`, or change the setting back."
+                f"with `metronome-pipeline slicing switch {metric.metric_id}`, or change the setting back."
             )
         else:
             calculation = billed[metric.metric_id][1]

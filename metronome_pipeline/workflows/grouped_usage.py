@@ -54,10 +54,9 @@ def grouped_usage_assets(settings: Settings) -> dg.AssetsDefinition:
                 skippable=True,
                 metadata={"dagster/column_schema": SOURCE_COLUMNS, "dagster/table_name": "metronome.grouped_usage"},
                 description="Hourly usage by group, for metrics that are billed with properties; one row a group and "
-                "hour, and one for "
-                "the hour's total.\n\nFrom `POST /v1/usage/groups`, held against the ungrouped total of `POST "
-                "/v1/usage`. Groups that do not add "
-                "up after a second read are listed; the rest of their hour is billed without properties.",
+                "hour, and one for the hour's total.\n\nFrom `POST /v1/usage/groups`, held against the ungrouped "
+                "total of `POST /v1/usage`. Groups that do not add up after a second read are listed; the rest of "
+                "their hour is billed without properties.",
             ),
             dg.AssetSpec(
                 GROUPED_USAGE.destination,
@@ -68,8 +67,8 @@ def grouped_usage_assets(settings: Settings) -> dg.AssetsDefinition:
                 skippable=True,
                 metadata={"dagster/column_schema": EVENT_COLUMNS, "dagster/table_name": "ledger.events"},
                 description="The usage events of metrics that are billed with properties: one for each group and "
-                "hour, with the group's "
-                "keys and values as meter properties. The rules are those of `solvimon/usage_events`.",
+                "hour, with the group's keys and values as meter properties. The rules are those of "
+                "`solvimon/usage_events`.",
             ),
         ],
         check_specs=[
@@ -79,8 +78,7 @@ def grouped_usage_assets(settings: Settings) -> dg.AssetsDefinition:
                 "groups_add_up",
                 asset=GROUPED_USAGE.source,
                 description="The groups of every hour add up to its total (for MAX: the highest group is the total). "
-                "What is missing is billed "
-                "without properties: ask Metronome why its grouped read is cut short.",
+                "What is missing is billed without properties: ask Metronome why its grouped read is cut short.",
             ),
         ],
         partitions_def=hours_of(settings),

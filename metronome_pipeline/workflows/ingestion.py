@@ -39,8 +39,7 @@ class IngestConfig(dg.Config):
         ge=0,
         le=35,
         description="UTC days, the last one of the range among them, that are read again for late usage, and "
-        "corrected. 8 fill "
-        "one page of Metronome's, so they cost no request more than one day.",
+        "corrected. 8 fill one page of Metronome's, so they cost no request more than one day.",
     )
     fill_gaps: bool = Field(
         default=False,
@@ -116,8 +115,7 @@ class _Run:
             if unread:
                 raise dg.Failure(
                     description=f"{len(unread)} walks of usage did not complete, and nothing was planned from them; "
-                    "their hours stay "
-                    f"open. The first: customer {unread[0].customer_id}: {unread[0].reason}",
+                    f"their hours stay open. The first: customer {unread[0].customer_id}: {unread[0].reason}",
                     allow_retries=False,
                     metadata={
                         "unread": table(

@@ -110,9 +110,8 @@ class Reports:
         planned = ", ".join(f"{count} {kind}" for kind, count in sorted(step.planned.by_kind.items())) or "nothing"
         self.context.log.info(
             f"{range_text(step.window)}: {step.read.pairs} pairs read, {step.read.rows} rows; planned {planned}; "
-            "delivered "
-            f"{step.delivered.delivered}, quarantined {step.delivered.quarantined}. "
-            f"So far {session.metronome.http.counts().requests} requests to Metronome, "
+            f"delivered {step.delivered.delivered}, quarantined {step.delivered.quarantined}. So far "
+            f"{session.metronome.http.counts().requests} requests to Metronome, "
             f"{session.solvimon.http.counts().requests} to Solvimon."
         )
         for each in step.read.unstorable:

@@ -57,22 +57,19 @@ def destination_checks(destination: dg.AssetKey) -> list[dg.AssetCheckSpec]:
             "nothing_in_quarantine",
             asset=destination,
             description="No event was refused by Solvimon. The list says which and why: mend the cause, then release "
-            "them with "
-            "`metronome-pipeline quarantine retry`.",
+            "them with `metronome-pipeline quarantine retry`.",
         ),
         dg.AssetCheckSpec(
             "nothing_held_by_the_brake",
             asset=destination,
             description="No plan of the last run took back an implausible share of what was billed. If it is right, "
-            "let it through with "
-            "`metronome-pipeline brake release DIGEST`.",
+            "let it through with `metronome-pipeline brake release DIGEST`.",
         ),
         dg.AssetCheckSpec(
             "nothing_left_unsettled",
             asset=destination,
             description="No hour is known to differ from what Solvimon was told. What is listed waits for a "
-            "quarantined "
-            "event, for the brake, or for the next run, which plans these hours first.",
+            "quarantined event, for the brake, or for the next run, which plans these hours first.",
         ),
     ]
 
@@ -102,10 +99,9 @@ def usage_assets(settings: Settings) -> dg.AssetsDefinition:
                 skippable=True,
                 metadata={"dagster/column_schema": SOURCE_COLUMNS, "dagster/table_name": "metronome.usage"},
                 description="Hourly usage of every customer and metric that is billed without properties; one row an "
-                "hour with usage.\n\n"
-                "From `POST /v1/usage`, asked in whole UTC days and kept by the hour. A walk that does not complete "
-                "changes nothing: its "
-                "hours stay open, and the run fails by name after it has done the rest.",
+                "hour with usage.\n\nFrom `POST /v1/usage`, asked in whole UTC days and kept by the hour. A walk "
+                "that does not complete changes nothing: its hours stay open, and the run fails by name after it has "
+                "done the rest.",
             ),
             dg.AssetSpec(
                 USAGE.destination,
@@ -116,10 +112,9 @@ def usage_assets(settings: Settings) -> dg.AssetsDefinition:
                 skippable=True,
                 metadata={"dagster/column_schema": EVENT_COLUMNS, "dagster/table_name": "ledger.events"},
                 description="Every usage event that Solvimon has been or will be told: planned in the ledger, sent, "
-                "and its answer written "
-                "down.\n\nLate usage is corrected by the difference, a maximum that fell by deletion and successor. "
-                "Refused events wait in "
-                "quarantine with Solvimon's reason, and the rest goes through.",
+                "and its answer written down.\n\nLate usage is corrected by the difference, a maximum that fell by "
+                "deletion and successor. Refused events wait in quarantine with Solvimon's reason, and the rest goes "
+                "through.",
             ),
         ],
         check_specs=[*destination_checks(USAGE.destination), every_metric_is_billed(USAGE.source)],
