@@ -1,12 +1,13 @@
-"""A run in a process of its own that is killed at one moment, as by the kernel.
+"""A run in a process of its own, that may be killed at one moment, as by the kernel.
 
 The moment is named in the environment: ``before_sending`` (planned and claimed, nothing sent), ``before_receipts``
-(sent, the answers not written down).
+(sent, the answers not written down), or ``never``.
 """
 
 import json
 import os
 import signal
+import sys
 from typing import Any
 
 from metronome_pipeline.ledger import claims, deliver
@@ -32,7 +33,7 @@ def main() -> None:
             instance,
             spec["environment"],
         )
-        world.ingest(spec["first"], spec["last"])
+        sys.exit(not world.ingest(spec["first"], spec["last"]).success)
 
 
 if __name__ == "__main__":

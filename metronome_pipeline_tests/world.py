@@ -207,6 +207,12 @@ class World:
 
     def ingest_and_die(self, moment: str, first: int = 0, last: int = 7) -> None:
         """The same in a process of its own, killed with SIGKILL at a moment (see ``dying_run``)."""
+        process = self.ingest_elsewhere(moment, first, last)
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors.decode()[-2000:]
+
+    def ingest_elsewhere(self, moment: str = "never", first: int = 0, last: int = 7) -> "subprocess.Popen[bytes]":
+        """The same in a process of its own, which goes on when this returns. It ends with 0 if the run succeeded."""
         spec = {
             "moment": moment,
             "database_url": self.database_url,
@@ -216,13 +222,12 @@ class World:
             "first": first,
             "last": last,
         }
-        ended = subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "metronome_pipeline_tests.dying_run"],
             env={**os.environ, "DYING_RUN": json.dumps(spec)},
-            capture_output=True,
-            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
-        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
 
     # Assert ----------------------------------------------------------------------------------------------------------
 

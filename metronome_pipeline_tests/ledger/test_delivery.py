@@ -1,6 +1,5 @@
 """What became of each event is known, whatever happens to processes, requests and answers."""
 
-import threading
 from decimal import Decimal
 
 import psycopg
@@ -174,6 +173,17 @@ def test_an_inactive_meter_costs_no_request_for_each_event_that_a_dead_run_left(
     assert world.solvimon.requests()[f"POST {INGEST}"] <= 20
 
 
+def test_trust_in_deduplication_ages_from_the_first_attempt(world: World, account: tuple[str, str]) -> None:
+    customer, metric = account
+    world.prove_deduplication()
+    world.use(customer, metric, 1, 10)
+    world.ingest_and_die("before_receipts")
+    first_attempt = world.sql("SELECT claimed_at FROM ledger.claims")
+    world.solvimon.faults({"path": INGEST, "method": "POST", "kind": "status_401", "rate": 1})
+    assert not world.ingest().success
+    assert world.sql("SELECT claimed_at FROM ledger.claims") == first_attempt
+
+
 def test_a_run_whose_claim_was_taken_over_writes_nothing_down(world: World, account: tuple[str, str]) -> None:
     customer, metric = account
     world.use(customer, metric, 1, 10)
@@ -207,13 +217,10 @@ def test_two_runs_of_the_same_hours_at_once_send_each_event_once(world: World, a
     world.solvimon.set(reference_idempotency="off")
     world.use_hours(customer, metric, dict.fromkeys(range(60), 10))
     world.solvimon.faults({"path": INGEST, "method": "POST", "kind": "slow", "rate": 1, "seconds": 0.2})
-    results = []
-    runs = [threading.Thread(target=lambda: results.append(world.ingest(0, 59).success)) for _ in range(2)]
+    runs = [world.ingest_elsewhere("never", 0, 59) for _ in range(2)]
     for run in runs:
-        run.start()
-    for run in runs:
-        run.join()
-    assert results == [True, True]
+        _, errors = run.communicate()
+        assert run.returncode == 0, errors.decode()[-2000:]
     assert len(world.stored_events()) == 60
     assert sum(world.counted(customer, metric).values()) == 600
 
