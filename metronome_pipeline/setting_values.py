@@ -78,6 +78,17 @@ def _is_loopback_host(name: str) -> bool:
         return False
 
 
+def one_of(*choices: str) -> Callable[[str], str]:
+    """A reader of one of a few words, in any case."""
+
+    def read(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"is {_quoted(text)}: write {' or '.join(choices)}")
+        return text.lower()
+
+    return read
+
+
 def secret(text: str) -> str:
     """A credential that fits into a header: printable ASCII without spaces."""
     if not re.fullmatch(r"[\x21-\x7e]+", text):

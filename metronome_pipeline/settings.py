@@ -184,6 +184,23 @@ class Settings(PostgresSettings):
         alias="BRAKE_FLOOR",
         description="A decrease of at most so many of the metric's own unit passes whatever its share.",
     )
+    billing_period_anchor_day: Annotated[int, BeforeValidator(values.whole_number(1, 28))] = Field(
+        1,
+        alias="BILLING_PERIOD_ANCHOR_DAY",
+        description="The day of the month, at midnight UTC, on which billing periods begin.",
+    )
+    late_grace_hours: Annotated[int, BeforeValidator(values.whole_number(0, 744))] = Field(
+        8,
+        alias="LATE_GRACE_HOURS",
+        description="Hours after a billing period's end at which Solvimon's invoices become final. A change to an hour "
+        "already read is late from then on.",
+    )
+    late_usage: Annotated[Literal["send", "hold"], BeforeValidator(values.one_of("send", "hold"))] = Field(
+        "send",
+        alias="LATE_USAGE",
+        description="What becomes of a change that is late for the destination: send, or hold until a person decides. "
+        "Either way it is listed.",
+    )
     backfill_partitions_per_run: Annotated[int, BeforeValidator(values.whole_number(1, 100_000))] = Field(
         744, alias="BACKFILL_PARTITIONS_PER_RUN", description="The most hours that one run of a backfill takes."
     )

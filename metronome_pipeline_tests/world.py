@@ -22,6 +22,7 @@ from urllib.parse import quote
 import dagster as dg
 import httpx
 import psycopg
+import psycopg.sql
 
 from metronome_pipeline.definitions import build_definitions
 from metronome_pipeline.metronome.resource import MetronomeResource
@@ -119,6 +120,14 @@ class World:
         self.metronome.call("POST", "/_sandbox/events", events)
 
     # Act -------------------------------------------------------------------------------------------------------------
+
+    def at(self, moment: datetime) -> None:
+        """Sets the time of this world: of its database, and so of every run from now on. Dagster's own time stays."""
+        ahead = moment - datetime.now(UTC)
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            statement = psycopg.sql.SQL("ALTER DATABASE {} SET ledger.ahead = {}")
+            name = psycopg.sql.Identifier(connection.info.dbname)
+            connection.execute(statement.format(name, f"{int(ahead.total_seconds())} seconds"))
 
     def settings(self, **variables: str) -> Settings:
         return Settings.from_environment(

@@ -14,7 +14,7 @@ import psycopg
 
 from metronome_pipeline.ledger import brakes
 from metronome_pipeline.ledger.brakes import Brake, BrakeLimits
-from metronome_pipeline.mapping.usage import UNGROUPED, BilledMetric
+from metronome_pipeline.mapping.usage import PERIOD_TO_DATE, UNGROUPED, BilledMetric
 
 Connection = psycopg.Connection[Any]
 PLANNING_LOCK = 0x6D70_0001
@@ -101,7 +101,7 @@ def _gather(connection: Connection, scope: Scope) -> None:
         "metrics": [metric.metric_id for metric in scope.metrics],
         "slicings": [metric.slicing for metric in scope.metrics],
         "calculations": [metric.calculation for metric in scope.metrics],
-        "ungrouped": UNGROUPED,
+        "whole": [UNGROUPED, PERIOD_TO_DATE],
     }
     for statement in (_DUE, _COVERED, _COMMITTED, _OBSERVED, _GROUPED):
         connection.execute(statement, parameters)
@@ -153,7 +153,7 @@ SELECT u.customer_id, u.metric_id, u.start_at, u.end_at, 'total'::text AS slice,
 FROM covered c
 JOIN metronome.usage u ON u.pair_id = %(pair_id)s AND u.metric_id = c.metric_id AND u.customer_id = c.customer_id
     AND u.start_at >= %(start)s AND u.start_at < %(end)s AND c.hours @> u.start_at
-WHERE c.slicing = %(ungrouped)s
+WHERE c.slicing = ANY (%(whole)s)
 """
 
 # With properties, the groups of an hour are its slots, as long as they are whole: they add up to the hour's total, or
@@ -172,7 +172,7 @@ FROM (
     JOIN metronome.grouped_usage g ON g.pair_id = %(pair_id)s AND g.metric_id = c.metric_id
         AND g.customer_id = c.customer_id
         AND g.start_at >= %(start)s AND g.start_at < %(end)s AND c.hours @> g.start_at
-    WHERE c.slicing <> %(ungrouped)s
+    WHERE c.slicing <> ALL (%(whole)s)
     WINDOW hour AS (PARTITION BY g.metric_id, g.customer_id, g.start_at)
 ) AS hours
 """

@@ -17,6 +17,8 @@ from metronome_pipeline.solvimon.requests import UsageEvent
 
 Calculation = Literal["SUM", "MAX"]
 UNGROUPED = "ungrouped"
+PERIOD_TO_DATE = "period_to_date"
+"""The slicing of a metric that does not add up: the increase of its billing period's value, day by day."""
 EXACT_CALCULATIONS: Mapping[str, Calculation] = {"COUNT": "SUM", "SUM": "SUM", "MAX": "MAX"}
 
 # Python rounds to 28 digits by default. This context raises before it would round.
@@ -27,7 +29,7 @@ _EXACT = Context(prec=2_000, traps=[Inexact, InvalidOperation])
 class BilledMetric:
     """A metric whose usage is sent: its meter value calculation and the one slicing that it is billed through.
 
-    ``slicing`` is ``ungrouped``, or the group key as a JSON list such as ``["region","team"]``.
+    ``slicing`` is ``ungrouped``, ``period_to_date``, or the group key as a JSON list such as ``["region","team"]``.
     """
 
     metric_id: str
@@ -38,7 +40,7 @@ class BilledMetric:
     @property
     def group_key(self) -> tuple[str, ...]:
         """The properties of its usage, in the metric's own order; empty when ungrouped."""
-        return () if self.slicing == UNGROUPED else tuple(json.loads(self.slicing))
+        return () if self.slicing in (UNGROUPED, PERIOD_TO_DATE) else tuple(json.loads(self.slicing))
 
 
 def slicing_of(group_key: Sequence[str]) -> str:

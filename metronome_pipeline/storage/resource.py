@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import dagster as dg
 from pydantic import Field
 
+from metronome_pipeline.clock import Clock, clock_ahead
 from metronome_pipeline.settings import AccountPair, PostgresSettings
 from metronome_pipeline.storage.accounts import Pair, pair_of
 from metronome_pipeline.storage.database import Database, server_url
@@ -15,10 +17,11 @@ from metronome_pipeline.storage.migrations import migrate
 
 @dataclass(frozen=True)
 class Store:
-    """An open database and the account pair whose rows are meant."""
+    """An open database, the account pair whose rows are meant, and the clock that goes with the database's time."""
 
     database: Database
     pair: Pair
+    clock: Clock
 
 
 class StoreResource(dg.ConfigurableResource[Store]):
@@ -48,4 +51,6 @@ class StoreResource(dg.ConfigurableResource[Store]):
             with database.transaction() as connection:
                 migrate(connection)
                 pair = pair_of(connection, accounts)
-            yield Store(database, pair)
+                row = connection.execute("SELECT ledger.ahead()").fetchone()
+            ahead: timedelta = row[0] if row else timedelta(0)
+            yield Store(database, pair, clock_ahead(ahead))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from metronome_pipeline.clock import SYSTEM_CLOCK, Clock
+from metronome_pipeline.clock import Clock
 from metronome_pipeline.errors import PipelineError
 from metronome_pipeline.http import Unpaced
 from metronome_pipeline.metronome.api import MetronomeApi
@@ -39,11 +39,11 @@ async def open_session(
     solvimon: SolvimonResource,
     store: StoreResource,
     run_id: str,
-    clock: Clock = SYSTEM_CLOCK,
 ) -> AsyncIterator[Session]:
     """Opens all three and closes them again. Metronome's pace is shared by every run through the database."""
     randomness = random.Random()  # noqa: S311 - jitter and idempotency keys need no secrecy
     with store.open(connections=max(4, metronome.requests_in_flight // 2)) as opened:
+        clock = opened.clock
         account = f"{store.metronome_host}/{store.metronome_environment}"
         pacer = SharedPacer(opened.database, clock, account, metronome.requests_per_second)
         async with (

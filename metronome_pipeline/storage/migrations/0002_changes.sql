@@ -1,0 +1,48 @@
+-- Usage that changes after it was billed: lateness, reverts, and what a held plan would have done.
+
+-- The database's time may be set ahead as a whole (`ledger.ahead`, an interval), so that a month passes in a test.
+CREATE FUNCTION ledger.ahead() RETURNS interval LANGUAGE sql STABLE AS
+$$ SELECT coalesce(nullif(current_setting('ledger.ahead', true), '')::interval, interval '0') $$;
+CREATE OR REPLACE FUNCTION ledger.moment() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+$$ SELECT coalesce(nullif(current_setting('ledger.moment', true), '')::timestamptz,
+                   clock_timestamp() + ledger.ahead()) $$;
+
+-- The end of the billing period in which an instant lies. Periods begin at midnight UTC on the anchor day.
+CREATE FUNCTION ledger.period_end(moment timestamptz, anchor_day int) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS
+$$ SELECT (date_trunc('month', moment AT TIME ZONE 'UTC' - make_interval(days => anchor_day - 1))
+           + interval '1 month' + make_interval(days => anchor_day - 1)) AT TIME ZONE 'UTC' $$;
+
+ALTER TABLE metronome.coverage ADD planned tstzmultirange NOT NULL DEFAULT '{}';
+COMMENT ON COLUMN metronome.coverage.planned IS 'What was planned from a complete reading before: a later change there may be late.';
+UPDATE metronome.coverage SET planned = covered;
+
+ALTER TABLE ledger.events ADD late boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN ledger.events.late IS 'A change to an hour that had been read before, planned when the invoice of its period was final.';
+CREATE INDEX events_late ON ledger.events (pair_id, event_id) WHERE late;
+
+ALTER TABLE ledger.receipts DROP CONSTRAINT receipts_outcome_check;
+ALTER TABLE ledger.receipts ADD CONSTRAINT receipts_outcome_check CHECK (outcome IN (
+    'delivered', 'restated', 'deleted', 'quarantined', 'held', 'released', 'dropped', 'superseded'));
+
+-- What a held plan would do, a line an event, for the person who decides.
+ALTER TABLE ledger.brakes ADD plan text;
+
+-- Slots that a revert took back: nothing is planned for them until a person releases them.
+CREATE TABLE ledger.reverted_slots (
+    pair_id     int NOT NULL REFERENCES ledger.account_pairs,
+    metric_id   uuid NOT NULL,
+    customer_id uuid NOT NULL,
+    start_at    timestamptz NOT NULL,
+    end_at      timestamptz NOT NULL,
+    slice       text NOT NULL,
+    run_id      text NOT NULL,
+    asked_by    text NOT NULL,
+    at          timestamptz NOT NULL DEFAULT ledger.moment(),
+    PRIMARY KEY (pair_id, metric_id, customer_id, start_at, end_at, slice)
+);
+COMMENT ON COLUMN ledger.reverted_slots.run_id IS 'The run whose events were taken back.';
+-- Which event was taken back by which.
+CREATE TABLE ledger.reverts (
+    event_id    bigint PRIMARY KEY REFERENCES ledger.events,
+    reverted_by bigint NOT NULL REFERENCES ledger.events
+);
