@@ -10,6 +10,7 @@ import dagster as dg
 
 from metronome_pipeline.workflows.due import Workflow
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
+from metronome_pipeline.workflows.retry import retry_quarantine
 from metronome_pipeline.workflows.usage import USAGE
 
 Jobs = Mapping[str, Any]
@@ -38,6 +39,7 @@ def jobs(owners: Sequence[str] = ()) -> Jobs:
             "Usage with properties of the chosen hours. Only metrics that are billed with properties.",
             owners,
         ),
+        _retry_quarantine(owners),
     ]
     return {job.name: job for job in made}
 
@@ -59,6 +61,19 @@ def _ingest(workflow: Workflow, description: str, owners: Sequence[str]) -> Any:
         tags={"workflow": workflow.name},
         metadata=shown(owners),
     )
+
+
+def _retry_quarantine(owners: Sequence[str]) -> dg.JobDefinition:
+    @dg.job(
+        name="retry_quarantine",
+        description="Sends events in quarantine again, once their cause is mended. Asks who wants it, for the record.",
+        tags={"workflow": "retry_quarantine"},
+        metadata=shown(owners),
+    )
+    def job() -> None:
+        retry_quarantine()
+
+    return job
 
 
 def shown(owners: Sequence[str]) -> dict[str, str]:

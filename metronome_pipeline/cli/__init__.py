@@ -15,7 +15,7 @@ import click
 
 from metronome_pipeline.cli.terminal import STOPPED, Failed, WrongUse, example, say
 
-_COMMANDS = ("demo", "dev", "sandbox", "check", "quarantine", "brake", "slicing")
+_COMMANDS = ("demo", "dev", "sandbox", "check", "quarantine", "late", "brake", "slicing", "revert")
 
 
 class _Commands(click.Group):

@@ -1,6 +1,6 @@
 """``metronome-pipeline quarantine``: the events that Solvimon refused, and what a person decides about them.
 
-Here: options and words. Not here: what retry and drop mean (``ledger/quarantine.py``).
+Here: options and words. Not here: what retry and drop mean (``ledger/waiting.py``).
 """
 
 import click
@@ -8,7 +8,7 @@ import click
 from metronome_pipeline.cli.terminal import WrongUse, asked_by, example, say, show_table
 
 
-@click.group("quarantine", short_help="Events that Solvimon refused: list, retry, drop.")
+@click.group("quarantine", short_help="Events that Solvimon refused: list, show, retry, drop.")
 def command() -> None:
     """Events that Solvimon refused wait here, each with its reason; the rest of their batch went through.
 
@@ -20,10 +20,10 @@ def command() -> None:
 def list_() -> None:
     """Show every event in quarantine, with Solvimon's reason."""
     from metronome_pipeline.cli.pair import open_pair  # noqa: PLC0415
-    from metronome_pipeline.ledger.quarantine import quarantined  # noqa: PLC0415
+    from metronome_pipeline.ledger.waiting import waiting  # noqa: PLC0415
 
     with open_pair() as opened, opened.database.transaction() as connection:
-        found = quarantined(connection, opened.pair.pair_id)
+        found = waiting(connection, opened.pair.pair_id, "quarantined")
     if not found:
         click.echo("Nothing is in quarantine.")
         return
@@ -34,6 +34,29 @@ def list_() -> None:
             (e.start, e.customer, e.metric, e.kind, e.number, _reason(e.code, e.field, e.message), e.since, e.reference)
             for e in found
         ],
+    )
+
+
+@command.command(epilog=example("quarantine show 3b241101-…_total"))
+@click.argument("reference")
+def show(reference: str) -> None:
+    """Show everything that happened to one event, whatever its state: planned, sent, refused, released, by whom."""
+    show_history(reference)
+
+
+def show_history(reference: str) -> None:
+    """The history of an event as a table."""
+    from metronome_pipeline.cli.pair import open_pair  # noqa: PLC0415
+    from metronome_pipeline.ledger.waiting import history  # noqa: PLC0415
+
+    with open_pair() as opened, opened.database.transaction() as connection:
+        told = history(connection, opened.pair.pair_id, reference)
+    if not told:
+        raise WrongUse(f"The ledger has no event {reference!r} for this account pair.")
+    show_table(
+        reference,
+        ("at (UTC)", "what", "Solvimon's id", "code", "field", "message", "run"),
+        [(t.at, t.what, t.solvimon_id, t.code, t.field, t.message, t.run_id) for t in told],
     )
 
 
@@ -49,12 +72,10 @@ def retry(references: tuple[str, ...], everything: bool, by: str) -> None:  # no
     if bool(references) == everything:
         raise WrongUse("Name events with --reference, or say --all.")
     from metronome_pipeline.cli.pair import RUN_ID, open_pair  # noqa: PLC0415
-    from metronome_pipeline.ledger import quarantine  # noqa: PLC0415
+    from metronome_pipeline.ledger import waiting  # noqa: PLC0415
 
     with open_pair() as opened, opened.database.transaction() as connection:
-        done = quarantine.retry(
-            connection, opened.pair.pair_id, None if everything else references, run_id=RUN_ID, by=by
-        )
+        done = waiting.retry(connection, opened.pair.pair_id, None if everything else references, run_id=RUN_ID, by=by)
     if not done.released and not done.superseded:
         click.echo("Nothing is in quarantine.")
         return
@@ -72,10 +93,10 @@ def drop(reference: str, reason: str, by: str) -> None:
     if not reason.strip():
         raise WrongUse("--reason is empty: write why the event shall not be billed.")
     from metronome_pipeline.cli.pair import RUN_ID, open_pair  # noqa: PLC0415
-    from metronome_pipeline.ledger import quarantine  # noqa: PLC0415
+    from metronome_pipeline.ledger import waiting  # noqa: PLC0415
 
     with open_pair() as opened, opened.database.transaction() as connection:
-        quarantine.drop(connection, opened.pair.pair_id, reference, reason=reason, run_id=RUN_ID, by=by)
+        waiting.drop(connection, opened.pair.pair_id, reference, reason=reason, run_id=RUN_ID, by=by)
     say(f"Dropped. {reference} is never sent; the ledger keeps counting it, as an accepted difference.")
 
 

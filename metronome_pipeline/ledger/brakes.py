@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 Connection = psycopg.Connection[Any]
+PLAN_COLUMNS = ("customer", "metric", "hour", "kind", "number", "properties")
 HELD_COLUMNS = ("digest", "customer", "metric", "from (UTC)", "to (UTC)", "billed", "observed", "change", "since (UTC)")
 
 
@@ -40,7 +41,8 @@ class Brake:
         who = f"customer {self.customer_id}" if self.customer_id else "all customers"
         return (
             f"Held: usage of metric {self.metric_id} for {who} would {change} from {self.billed} to {self.observed}. "
-            f"If that is right, let it through with `metronome-pipeline brake release {self.digest}`."
+            f"See what it would do with `metronome-pipeline brake show {self.digest}`, and if that is right, let it "
+            f"through with `metronome-pipeline brake release {self.digest}`."
         )
 
 
@@ -96,6 +98,14 @@ def held(connection: Connection, pair_id: int) -> Sequence[Sequence[Any]]:
     return connection.execute(_HELD, [pair_id]).fetchall()
 
 
+def plan_of(connection: Connection, pair_id: int, digest: str) -> Sequence[Sequence[Any]] | None:
+    """What a held plan would do, as rows of ``PLAN_COLUMNS``; None when the brake holds no such plan."""
+    there = connection.execute(
+        "SELECT FROM ledger.brakes WHERE pair_id = %s AND digest = %s AND released_at IS NULL", [pair_id, digest]
+    ).fetchone()
+    return None if there is None else connection.execute(_PLAN, [pair_id, digest]).fetchall()
+
+
 def release(connection: Connection, pair_id: int, digest: str, *, by: str) -> tuple[datetime, datetime] | None:
     """Lets the plan of a digest through and returns its hours; None when the brake holds no such plan."""
     row = connection.execute(_RELEASE, [by, pair_id, digest]).fetchone()
@@ -111,22 +121,38 @@ LEFT JOIN metronome.billable_metrics m ON m.pair_id = b.pair_id AND m.metric_id 
 WHERE b.pair_id = %s AND b.released_at IS NULL ORDER BY b.at DESC, b.digest
 """
 
+_PLAN = """
+SELECT coalesce(c.name, e.customer_id::text), coalesce(m.name, e.metric_id::text), e.start_at, e.kind, e.number,
+       e.properties
+FROM ledger.brakes b
+CROSS JOIN jsonb_to_recordset(b.plan)
+    AS e (customer_id uuid, metric_id uuid, start_at timestamptz, kind text, number numeric, properties text)
+LEFT JOIN metronome.customers c ON c.pair_id = b.pair_id AND c.customer_id = e.customer_id
+LEFT JOIN metronome.billable_metrics m ON m.pair_id = b.pair_id AND m.metric_id = e.metric_id
+WHERE b.pair_id = %s AND b.digest = %s
+ORDER BY 1, 2, 3, e.kind = 'deletion' DESC
+"""
+
 _RELEASE = """
 UPDATE ledger.brakes SET released_at = ledger.moment(), released_by = %s
 WHERE pair_id = %s AND digest = %s AND released_at IS NULL
 RETURNING from_at, to_at
 """
 
-# What each hour would change from and to. An hour of a MAX meter counts its highest slice.
+# What each hour would change from and to. An hour of a MAX meter counts its highest slice. A slot with an open event is
+# not planned now, whatever it differs by.
 _NETS = """
 CREATE TEMP TABLE nets ON COMMIT DROP AS
 SELECT customer_id, metric_id, start_at, CASE calculation WHEN 'MAX' THEN max(billed) ELSE sum(billed) END AS billed,
        CASE calculation WHEN 'MAX' THEN max(observed) ELSE sum(observed) END AS observed
 FROM (
-    SELECT customer_id, metric_id, start_at, d.calculation, o.value AS observed,
-           CASE d.calculation WHEN 'MAX' THEN c.highest ELSE c.total END AS billed
-    FROM observed o FULL JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
-        JOIN due d USING (metric_id)
+    SELECT customer_id, metric_id, start_at, calculation, billed, CASE WHEN open THEN billed ELSE value END AS observed
+    FROM (
+        SELECT customer_id, metric_id, start_at, d.calculation, o.value, c.open,
+               CASE d.calculation WHEN 'MAX' THEN c.highest ELSE c.total END AS billed
+        FROM observed o FULL JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
+            JOIN due d USING (metric_id)
+    ) AS compared
 ) AS slots
 GROUP BY customer_id, metric_id, start_at, calculation
 """
@@ -156,26 +182,29 @@ WITH falls AS (
     SELECT customer_id, metric_id, kind,
         concat_ws('|', customer_id, metric_id, start_at AT TIME ZONE 'UTC', slice, kind, revision, number, deletes)
             AS line,
+        jsonb_build_object('customer_id', customer_id, 'metric_id', metric_id, 'start_at', start_at, 'kind', kind,
+            'properties', properties, 'number', number) AS event,
         row_number() OVER (ORDER BY customer_id, metric_id, start_at, slice, kind, deletes) AS place
     FROM proposed
 ), of_customers AS (
-    SELECT customer_id, string_agg(line, E'\\n' ORDER BY place) AS everything,
+    SELECT customer_id, string_agg(line, E'\\n' ORDER BY place) AS everything, jsonb_agg(event ORDER BY place) AS plan,
         string_agg(line, E'\\n' ORDER BY place) FILTER (WHERE kind <> 'usage') AS changes
     FROM lines WHERE customer_id IN (SELECT customer_id FROM held) GROUP BY customer_id
 ), of_metrics AS (
-    SELECT metric_id, string_agg(line, E'\\n' ORDER BY place) FILTER (WHERE kind <> 'usage') AS changes
+    SELECT metric_id, string_agg(line, E'\\n' ORDER BY place) FILTER (WHERE kind <> 'usage') AS changes,
+        jsonb_agg(event ORDER BY place) AS plan
     FROM lines WHERE metric_id IN (SELECT metric_id FROM held WHERE customer_id IS NULL) GROUP BY metric_id
 ), braked AS (
     SELECT n.customer_id, n.metric_id, n.billed, n.observed, encode(sha256(convert_to(
         concat(n.customer_id, '|', n.metric_id, E'\\n')
             || CASE WHEN n.customer_id IS NULL THEN m.changes WHEN n.rise THEN c.everything ELSE c.changes END,
-        'UTF8')), 'hex') AS full_digest
+        'UTF8')), 'hex') AS full_digest, coalesce(c.plan, m.plan) AS plan
     FROM held n LEFT JOIN of_customers c USING (customer_id) LEFT JOIN of_metrics m ON m.metric_id = n.metric_id
 ), written AS (
-    INSERT INTO ledger.brakes (pair_id, digest, customer_id, metric_id, from_at, to_at, billed, observed, run_id)
+    INSERT INTO ledger.brakes (pair_id, digest, customer_id, metric_id, from_at, to_at, billed, observed, plan,
+        run_id)
     SELECT %(pair_id)s, left(full_digest, 16), customer_id, metric_id, held_hours.first, held_hours.last, billed,
-        observed,
-           %(run_id)s
+        observed, plan, %(run_id)s
     FROM braked b, LATERAL (
         SELECT coalesce(min(p.start_at), %(start)s) AS first, coalesce(max(p.end_at), %(end)s) AS last FROM proposed p
         WHERE CASE WHEN b.customer_id IS NULL THEN p.metric_id = b.metric_id ELSE p.customer_id = b.customer_id END

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 
+from metronome_pipeline.ledger.late import late_events
 from metronome_pipeline.ledger.read import Window
 from metronome_pipeline.ledger.unsettled import unsettled_hours
 from metronome_pipeline.mapping.usage import BilledMetric
@@ -16,6 +17,8 @@ QUARANTINE_COLUMNS = ("customer", "metric", "hour", "number", "code", "field", "
 BRAKE_COLUMNS = ("digest", "customer", "metric", "billed", "observed")
 PREVIEW_COLUMNS = ("customer", "metric", "properties", "value")
 SHORT_COLUMNS = ("customer", "metric", "hour", "total", "grouped")
+LATE_SHOWN = timedelta(days=35)
+"""How long an event that was sent late stays listed."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class OpenMatters:
     braked: Sequence[Sequence[Any]]
     unsettled: Sequence[Sequence[Any]]
     short_hours: Sequence[Sequence[Any]]
+    late: Sequence[Sequence[Any]]
 
 
 def hours(
@@ -110,4 +114,5 @@ def open_matters(connection: Connection, pair_id: int) -> OpenMatters:
             "WHERE pair_id = %s ORDER BY start_at",
             [pair_id],
         ).fetchall(),
+        late=late_events(connection, pair_id, sent_within=LATE_SHOWN),
     )

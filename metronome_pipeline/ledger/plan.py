@@ -5,15 +5,17 @@ Here: the statements that do it, as sets, in one transaction under the pair's pl
 nothing for hours that no complete reading covers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import psycopg
 
-from metronome_pipeline.ledger import brakes
+from metronome_pipeline.ledger import brakes, late, proposals
 from metronome_pipeline.ledger.brakes import Brake, BrakeLimits
+from metronome_pipeline.ledger.late import Lateness
+from metronome_pipeline.ledger.proposals import Proposal
 from metronome_pipeline.mapping.usage import PERIOD_TO_DATE, UNGROUPED, BilledMetric
 
 Connection = psycopg.Connection[Any]
@@ -34,15 +36,20 @@ class Scope:
     customers: Sequence[str] | None = None
     starts: Mapping[str, datetime] = field(default_factory=dict)
     brake: BrakeLimits | None = field(default_factory=BrakeLimits)
+    lateness: Lateness = field(default_factory=Lateness)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What a plan wrote: events by kind (usage, correction, deletion), the hours they fall in, and what was held."""
+    """What a plan wrote: events by kind (usage, correction, deletion), the hours they fall in, and what was held.
+
+    ``late`` of the events came when the invoice of their period was final.
+    """
 
     by_kind: Mapping[str, int] = field(default_factory=dict)
     changed_hours: frozenset[datetime] = frozenset()
     brakes: Sequence[Brake] = ()
+    late: int = 0
 
     def __add__(self, other: "Planned") -> "Planned":
         """Both together; the later one says what is held."""
@@ -51,6 +58,7 @@ class Planned:
             {kind: self.by_kind.get(kind, 0) + other.by_kind.get(kind, 0) for kind in kinds},
             self.changed_hours | other.changed_hours,
             other.brakes,
+            self.late + other.late,
         )
 
     @property
@@ -59,34 +67,44 @@ class Planned:
         return sum(self.by_kind.values())
 
 
-def plan(connection: Connection, scope: Scope, *, run_id: str) -> Planned:
+def plan(
+    connection: Connection, scope: Scope, *, run_id: str, witness: Callable[[list[Proposal]], None] | None = None
+) -> Planned:
     """Plans every difference of ``scope`` inside the caller's transaction and returns what was planned.
 
     Takes the pair's planning lock until the transaction ends, so that two plans never see the same difference.
+    ``witness`` is told every event that is written: for a rehearsal, whose caller rolls the transaction back.
     """
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, scope.pair_id])
     _gather(connection, scope)
     for statement in (_SETTLE_HOURS, _LEAVE_OPEN_SLOTS):
         connection.execute(statement, {"pair_id": scope.pair_id, "start": scope.start, "end": scope.end})
+    planned = Planned()
     maxima = any(metric.calculation == "MAX" for metric in scope.metrics)
-    for statement in (_PROPOSE_SUMS, *((_PROPOSE_DELETIONS, _PROPOSE_MAXIMA) if maxima else ())):
-        connection.execute(statement, {"pair_id": scope.pair_id})
-    planned = _write(connection, scope, run_id) if connection.execute(_ANY_PROPOSED).fetchone() else Planned()
+    if proposals.propose(connection, scope.pair_id, maxima=maxima):
+        planned = _write(connection, scope, run_id, witness)
     if scope.brake:
         brakes.void(connection, scope.pair_id, scope.start, scope.end, scope.customers, keep=planned.brakes)
-    connection.execute("DROP TABLE IF EXISTS due, covered, committed, observed, grouped, proposed, nets")
+    late.note_planned(connection, scope.pair_id)
+    proposals.clear(connection, ("due", "covered", "committed", "observed", "grouped", "nets"))
     return planned
 
 
-def _write(connection: Connection, scope: Scope, run_id: str) -> Planned:
+def _write(
+    connection: Connection, scope: Scope, run_id: str, witness: Callable[[list[Proposal]], None] | None
+) -> Planned:
     held: list[Brake] = []
     if scope.brake:
         held = brakes.hold(connection, scope.pair_id, scope.start, scope.end, scope.brake, run_id=run_id)
-    rows = connection.execute(_WRITE, {"pair_id": scope.pair_id, "run_id": run_id}).fetchall()
+    late.mark(connection, scope.lateness)
+    if witness:
+        witness(proposals.listed(connection))
+    written = proposals.write(connection, scope.pair_id, scope.lateness, run_id=run_id)
     return Planned(
-        by_kind={kind: count for kind, count, _ in rows},
-        changed_hours=frozenset(hour for _, _, hours in rows for hour in hours),
+        by_kind={each.kind: each.events for each in written},
+        changed_hours=frozenset(hour for each in written for hour in each.hours),
         brakes=held,
+        late=sum(each.late for each in written),
     )
 
 
@@ -107,7 +125,7 @@ def _gather(connection: Connection, scope: Scope) -> None:
         connection.execute(statement, parameters)
     # Postgres knows nothing of a temporary table before this, and would join them row by row.
     connection.execute("ANALYZE due, covered, committed, grouped")
-    for statement in (_LEAVE_CONTRADICTIONS, _OBSERVED_GROUPS, _OBSERVED_SHORT_GROUPS, _NEW_PROPOSALS):
+    for statement in (_LEAVE_CONTRADICTIONS, _OBSERVED_GROUPS, _OBSERVED_SHORT_GROUPS):
         connection.execute(statement, parameters)
     connection.execute("ANALYZE observed")
 
@@ -122,28 +140,33 @@ SELECT * FROM unnest(%(metrics)s::uuid[], %(slicings)s::text[], %(calculations)s
 _COVERED = """
 CREATE TEMP TABLE covered ON COMMIT DROP AS
 SELECT c.customer_id, c.metric_id, d.slicing, d.calculation,
-       c.covered * tstzmultirange(tstzrange(greatest(%(start)s, s.start_at), greatest(%(end)s, s.start_at))) AS hours
+       c.covered * tstzmultirange(tstzrange(greatest(%(start)s, s.start_at), greatest(%(end)s, s.start_at))) AS hours,
+       coalesce(p.hours, '{}') AS planned
 FROM metronome.coverage c
 JOIN due d USING (metric_id, slicing)
+LEFT JOIN ledger.planned_hours p USING (pair_id, metric_id, customer_id, slicing)
 LEFT JOIN unnest(%(starts_of)s::uuid[], %(starts)s::timestamptz[]) AS s (customer_id, start_at) USING (customer_id)
 WHERE c.pair_id = %(pair_id)s
   AND (%(customers)s::uuid[] IS NULL OR c.customer_id = ANY (%(customers)s::uuid[]))
   AND c.covered && tstzrange(%(start)s, %(end)s)
 """
 
-# Committed: every event of the slot that is planned, sending, quarantined, held or taken.
+# Committed: every event of the slot that is planned, sending, quarantined, held or taken. A slot that was reverted is
+# closed like one with an open event, until a person releases it.
 _COMMITTED = """
 CREATE TEMP TABLE committed ON COMMIT DROP AS
 SELECT e.customer_id, e.metric_id, e.start_at, e.end_at, e.slice, min(e.properties) AS properties,
        sum(CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END) AS total,
        max(CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END) AS highest,
        max(e.revision) AS revision,
-       bool_or(o.event_id IS NOT NULL) AS open
+       bool_or(o.event_id IS NOT NULL OR v.run_id IS NOT NULL) AS open
 FROM covered c
 JOIN ledger.events e ON e.pair_id = %(pair_id)s AND e.metric_id = c.metric_id AND e.customer_id = c.customer_id
     AND e.start_at >= %(start)s AND e.start_at < %(end)s AND c.hours @> e.start_at
 LEFT JOIN ledger.restatements s USING (event_id)
 LEFT JOIN ledger.open_events o USING (event_id)
+LEFT JOIN ledger.reverted_slots v ON (v.pair_id, v.metric_id, v.customer_id, v.start_at, v.end_at, v.slice)
+    = (e.pair_id, e.metric_id, e.customer_id, e.start_at, e.end_at, e.slice) AND v.released_at IS NULL
 GROUP BY e.customer_id, e.metric_id, e.start_at, e.end_at, e.slice
 """
 
@@ -216,53 +239,6 @@ UNION ALL
 SELECT customer_id, metric_id, start_at, end_at, 'rest', NULL, value FROM rests WHERE value IS NOT NULL
 """
 
-_NEW_PROPOSALS = """
-CREATE TEMP TABLE proposed (
-    customer_id uuid, metric_id uuid, start_at timestamptz, end_at timestamptz, slice text, properties text,
-    kind text, revision int, number numeric, deletes bigint, deleted_reference text
-) ON COMMIT DROP
-"""
-
-_PROPOSE_SUMS = """
-INSERT INTO proposed
-SELECT customer_id, metric_id, start_at, end_at, slice, coalesce(o.properties, c.properties),
-       CASE WHEN c.revision IS NULL THEN 'usage' ELSE 'correction' END, coalesce(c.revision + 1, 0),
-       coalesce(o.value, 0) - coalesce(c.total, 0)
-FROM observed o
-FULL JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
-JOIN due d USING (metric_id)
-WHERE d.calculation = 'SUM' AND coalesce(o.value, 0) <> coalesce(c.total, 0) AND NOT coalesce(c.open, false)
-"""
-
-# A maximum can only be taken back by deleting every live event above it.
-_PROPOSE_DELETIONS = """
-INSERT INTO proposed
-SELECT customer_id, metric_id, start_at, end_at, slice, e.properties, 'deletion', NULL, NULL, e.event_id, e.reference
-FROM committed c
-JOIN due d USING (metric_id)
-LEFT JOIN observed o USING (customer_id, metric_id, start_at, end_at, slice)
-JOIN ledger.events e USING (customer_id, metric_id, start_at, end_at, slice)
-LEFT JOIN ledger.restatements s USING (event_id)
-WHERE d.calculation = 'MAX' AND NOT c.open AND e.pair_id = %(pair_id)s AND e.kind <> 'deletion'
-  AND (s.event_id IS NULL OR s.number IS NOT NULL)
-  AND (o.value IS NULL OR CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END > o.value)
-"""
-
-_PROPOSE_MAXIMA = """
-INSERT INTO proposed
-SELECT customer_id, metric_id, start_at, end_at, slice, coalesce(o.properties, c.properties),
-       CASE WHEN c.revision IS NULL THEN 'usage' ELSE 'correction' END, coalesce(c.revision + 1, 0), o.value
-FROM observed o
-LEFT JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
-JOIN due d USING (metric_id)
-WHERE d.calculation = 'MAX' AND NOT coalesce(c.open, false) AND NOT EXISTS (
-    SELECT FROM ledger.events e LEFT JOIN ledger.restatements s USING (event_id)
-    WHERE (e.customer_id, e.metric_id, e.start_at, e.end_at, e.slice) = (o.customer_id, o.metric_id, o.start_at,
-        o.end_at, o.slice)
-      AND e.pair_id = %(pair_id)s AND e.kind <> 'deletion'
-      AND CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END = o.value)
-"""
-
 # These hours are planned now. What cannot be, for the slot has an open event, is noted for the next run, whatever its
 # hours.
 _SETTLE_HOURS = """
@@ -279,24 +255,4 @@ FROM committed c LEFT JOIN observed o USING (customer_id, metric_id, start_at, e
 WHERE c.open AND CASE d.calculation WHEN 'MAX' THEN o.value IS DISTINCT FROM c.highest
                                     ELSE coalesce(o.value, 0) <> coalesce(c.total, 0) END
 ON CONFLICT DO NOTHING
-"""
-
-_ANY_PROPOSED = "SELECT 1 FROM proposed LIMIT 1"
-
-_WRITE = """
-WITH written AS (
-    INSERT INTO ledger.events (pair_id, customer_id, metric_id, start_at, end_at, slice, properties, kind, revision,
-        number,
-                               deletes, reference, planned_at, run_id)
-    SELECT %(pair_id)s, customer_id, metric_id, start_at, end_at, slice, properties, kind, revision, number, deletes,
-           coalesce(deleted_reference, ledger.event_reference(customer_id, metric_id, start_at, end_at, slice,
-               revision)),
-           ledger.moment(), %(run_id)s
-    FROM proposed
-    ORDER BY metric_id, customer_id, start_at, kind = 'deletion' DESC
-    RETURNING event_id, kind, start_at
-), opened AS (
-    INSERT INTO ledger.open_events (event_id, pair_id) SELECT event_id, %(pair_id)s FROM written
-)
-SELECT kind, count(*), array_agg(DISTINCT start_at) FROM written GROUP BY kind
 """

@@ -47,6 +47,7 @@ def switch_slicing(connection: Connection, pair_id: int, metric_id: str, slicing
 
 _FORGET = (
     "DELETE FROM metronome.coverage WHERE pair_id = %s AND metric_id = %s",
+    "DELETE FROM ledger.planned_hours WHERE pair_id = %s AND metric_id = %s",
     "DELETE FROM metronome.readings WHERE pair_id = %s AND metric_id = %s",
     "DELETE FROM metronome.usage WHERE pair_id = %s AND metric_id = %s",
     "DELETE FROM metronome.grouped_usage WHERE pair_id = %s AND metric_id = %s",

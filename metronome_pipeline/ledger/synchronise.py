@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from metronome_pipeline.ledger.brakes import BrakeLimits
 from metronome_pipeline.ledger.deliver import Delivery, DeliveryReport
+from metronome_pipeline.ledger.late import Lateness
 from metronome_pipeline.ledger.plan import Connection, Planned, Scope, plan
 from metronome_pipeline.ledger.read import UsageReader, Window, steps
 from metronome_pipeline.ledger.shelf import ReadReport, Unread
@@ -69,6 +70,7 @@ class Synchroniser:
     run_id: str
     brake: BrakeLimits
     ensure_customers: Callable[[], Awaitable[None]]
+    lateness: Lateness = field(default_factory=Lateness)
 
     async def read(
         self, due: Due, window: Window, progress: Callable[[ReadReport], None] = lambda _: None
@@ -78,9 +80,9 @@ class Synchroniser:
             return ReadReport()
         return await self.reader.read(customer_ids, due.metrics, window, progress=progress)
 
-    async def send(self, due: Due, window: Window) -> tuple[Planned, DeliveryReport]:
-        """Plans a window from what was read, and delivers whatever is planned for this pair."""
-        scope = Scope(
+    def scope(self, due: Due, window: Window) -> Scope:
+        """What a plan of a window is about."""
+        return Scope(
             pair_id=self.pair_id,
             start=window.start,
             end=window.end,
@@ -88,7 +90,12 @@ class Synchroniser:
             customers=[customer.customer_id for customer in due.customers],
             starts=due.starts,
             brake=self.brake,
+            lateness=self.lateness,
         )
+
+    async def send(self, due: Due, window: Window) -> tuple[Planned, DeliveryReport]:
+        """Plans a window from what was read, and delivers whatever is planned for this pair."""
+        scope = self.scope(due, window)
         planned = Planned()
         delivered = DeliveryReport()
         for _ in range(_PLAN_ROUNDS):

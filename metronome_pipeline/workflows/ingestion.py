@@ -8,27 +8,25 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import dagster as dg
 from pydantic import Field
 
-from metronome_pipeline.ledger.brakes import BrakeLimits
-from metronome_pipeline.ledger.deliver import Delivery
-from metronome_pipeline.ledger.read import UsageReader, Window, midnight
+from metronome_pipeline.ledger.read import Window, midnight
 from metronome_pipeline.ledger.shelf import Unread
 from metronome_pipeline.ledger.synchronise import Due, Step, Synchroniser, gaps
 from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.resource import StoreResource
-from metronome_pipeline.workflows.customers import ensure_customers, read_customers
+from metronome_pipeline.workflows.customers import read_customers
 from metronome_pipeline.workflows.due import Workflow, due_usage
 from metronome_pipeline.workflows.hours import HOUR, KEY, hour_windows, range_text
 from metronome_pipeline.workflows.imports import table
 from metronome_pipeline.workflows.meters import read_metrics
 from metronome_pipeline.workflows.reports import Progress, Reports
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
+from metronome_pipeline.workflows.synchronising import synchroniser_of
 
 
 class IngestConfig(dg.Config):
@@ -180,25 +178,4 @@ class _Run:
                 yield step
 
     def _synchroniser(self, session: Session) -> Synchroniser:
-        pair_id, run_id = session.pair.pair_id, session.run_id
-        return Synchroniser(
-            reader=UsageReader(
-                session.metronome, session.database, pair_id, run_id, in_flight=self.metronome.requests_in_flight
-            ),
-            delivery=Delivery(
-                session.solvimon,
-                session.database,
-                session.clock,
-                pair_id,
-                run_id,
-                deduplicated=session.pair.deduplication == "proved",
-                batch_limit=self.solvimon.batch_limit,
-                in_flight=self.solvimon.requests_in_flight,
-                request_timeout=timedelta(seconds=self.solvimon.timeout_seconds),
-            ),
-            database=session.database,
-            pair_id=pair_id,
-            run_id=run_id,
-            brake=BrakeLimits(self.settings.brake_share, Decimal(self.settings.brake_floor)),
-            ensure_customers=lambda: ensure_customers(session, email=self.settings.default_customer_email),
-        )
+        return synchroniser_of(session, self.metronome, self.solvimon, self.settings)

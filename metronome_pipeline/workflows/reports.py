@@ -13,6 +13,7 @@ import dagster as dg
 
 from metronome_pipeline.clock import Clock
 from metronome_pipeline.ledger import evidence
+from metronome_pipeline.ledger.late import LATE_COLUMNS
 from metronome_pipeline.ledger.read import Window
 from metronome_pipeline.ledger.shelf import ReadReport
 from metronome_pipeline.ledger.synchronise import Due, Step
@@ -86,6 +87,7 @@ class Reports:
             )
             yield _check(self.workflow.destination, "nothing_held_by_the_brake", found.braked, evidence.BRAKE_COLUMNS)
             yield _check(self.workflow.destination, "nothing_left_unsettled", found.unsettled, UNSETTLED_COLUMNS)
+            yield _check(self.workflow.destination, "nothing_late", found.late, LATE_COLUMNS)
         if self.workflow.source in self.context.selected_asset_keys:
             yield _check(
                 self.workflow.source,
@@ -118,6 +120,10 @@ class Reports:
             self.context.log.warning(
                 f"Postgres cannot store the group {each.group} of metric {each.metric_id}, customer "
                 f"{each.customer_id}: its usage is billed with the rest of its hour, without properties."
+            )
+        if step.planned.late:
+            self.context.log.warning(
+                f"{step.planned.late} events change hours whose invoices are final: see `metronome-pipeline late list`."
             )
         for brake in step.planned.brakes:
             self.context.log.warning(str(brake))

@@ -71,6 +71,13 @@ def destination_checks(destination: dg.AssetKey) -> list[dg.AssetCheckSpec]:
             description="No hour is known to differ from what Solvimon was told. What is listed waits for a "
             "quarantined event, for the brake, or for the next run, which plans these hours first.",
         ),
+        dg.AssetCheckSpec(
+            "nothing_late",
+            asset=destination,
+            description="No hour of a billing period whose invoice is final (LATE_GRACE_HOURS after its end) was "
+            "changed within 35 days. What is listed was sent anyway, or is held (LATE_USAGE): see "
+            "`metronome-pipeline late list`, and bill or credit it by hand where the invoice does not.",
+        ),
     ]
 
 

@@ -165,6 +165,42 @@ def test_a_release_lets_exactly_the_held_plan_through(world: World) -> None:
     assert "The brake holds nothing" in command("brake", "list", env=env).out
 
 
+def test_what_a_held_plan_would_do_is_printed(world: World) -> None:
+    customer, metric, highest = world.customer("Falling"), world.metric(), world.metric("MAX", name="Peak")
+    world.imports()
+    sums = [world.use(customer, metric, hour, 500) for hour in (1, 2)]
+    world.use(customer, highest, 1, 4)
+    peak = world.use(customer, highest, 1, 900)
+    _ingest(world)
+    world.metronome.call("POST", "/_sandbox/events/remove", {"transaction_ids": [*sums, peak]})
+    _ingest(world)
+    env = variables(world)
+    digests = [digest for (digest,) in world.sql("SELECT digest FROM ledger.brakes WHERE customer_id IS NOT NULL")]
+    shown = command("brake", "show", digests[0], env=env)
+    assert shown.status == 0
+    for words in ("Falling Calls 2026-01-05 01:00 correction -500", "Falling Peak 2026-01-05 01:00 deletion"):
+        assert words in shown.out
+    assert "Falling Peak 2026-01-05 01:00 correction 4" in shown.out
+    assert command("brake", "show", "0123456789abcdef", env=env).status == 2
+
+
+def test_the_history_of_an_event_is_shown_whoever_did_what(world: World) -> None:
+    customer, metric = world.customer(), world.metric()
+    world.imports()
+    reference = _reference(world, customer, metric, 1)
+    world.solvimon.set(refuse_reference=[reference])
+    world.use(customer, metric, 1, 5)
+    _ingest(world)
+    world.solvimon.set(refuse_reference=[])
+    env = variables(world)
+    command("quarantine", "retry", "--all", "--by", "Ana", env=env)
+    _ingest(world)
+    shown = command("quarantine", "show", reference, env=env).out
+    places = [shown.index(word) for word in ("planned", "quarantined", "asked for by Ana", "delivered")]
+    assert places == sorted(places)
+    assert command("quarantine", "show", "no-such", env=env).status == 2
+
+
 def test_a_switch_of_slicing_corrects_and_never_doubles(world: World) -> None:
     customer = world.customer()
     metric = world.metric(group_keys=[["region"], ["region", "tier"]])

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from metronome_pipeline.ledger import claims
-from metronome_pipeline.ledger.quarantine import retry
+from metronome_pipeline.ledger.waiting import retry
 from metronome_pipeline_tests.world import World, failure
 
 INGEST = "/v1/events/ingest-batch"

@@ -12,9 +12,16 @@ CREATE FUNCTION ledger.period_end(moment timestamptz, anchor_day int) RETURNS ti
 $$ SELECT (date_trunc('month', moment AT TIME ZONE 'UTC' - make_interval(days => anchor_day - 1))
            + interval '1 month' + make_interval(days => anchor_day - 1)) AT TIME ZONE 'UTC' $$;
 
-ALTER TABLE metronome.coverage ADD planned tstzmultirange NOT NULL DEFAULT '{}';
-COMMENT ON COLUMN metronome.coverage.planned IS 'What was planned from a complete reading before: a later change there may be late.';
-UPDATE metronome.coverage SET planned = covered;
+-- What was planned from a complete reading before, for each customer, metric and slicing: a later change may be late.
+CREATE TABLE ledger.planned_hours (
+    pair_id     int NOT NULL REFERENCES ledger.account_pairs,
+    customer_id uuid NOT NULL,
+    metric_id   uuid NOT NULL,
+    slicing     text NOT NULL,
+    hours       tstzmultirange NOT NULL,
+    PRIMARY KEY (pair_id, metric_id, customer_id, slicing)
+);
+INSERT INTO ledger.planned_hours SELECT pair_id, customer_id, metric_id, slicing, covered FROM metronome.coverage;
 
 ALTER TABLE ledger.events ADD late boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN ledger.events.late IS 'A change to an hour that had been read before, planned when the invoice of its period was final.';
@@ -24,8 +31,8 @@ ALTER TABLE ledger.receipts DROP CONSTRAINT receipts_outcome_check;
 ALTER TABLE ledger.receipts ADD CONSTRAINT receipts_outcome_check CHECK (outcome IN (
     'delivered', 'restated', 'deleted', 'quarantined', 'held', 'released', 'dropped', 'superseded'));
 
--- What a held plan would do, a line an event, for the person who decides.
-ALTER TABLE ledger.brakes ADD plan text;
+-- What a held plan would do, event by event, for the person who decides.
+ALTER TABLE ledger.brakes ADD plan jsonb;
 
 -- Slots that a revert took back: nothing is planned for them until a person releases them.
 CREATE TABLE ledger.reverted_slots (
@@ -38,6 +45,8 @@ CREATE TABLE ledger.reverted_slots (
     run_id      text NOT NULL,
     asked_by    text NOT NULL,
     at          timestamptz NOT NULL DEFAULT ledger.moment(),
+    released_at timestamptz,
+    released_by text,
     PRIMARY KEY (pair_id, metric_id, customer_id, start_at, end_at, slice)
 );
 COMMENT ON COLUMN ledger.reverted_slots.run_id IS 'The run whose events were taken back.';
@@ -46,3 +55,9 @@ CREATE TABLE ledger.reverts (
     event_id    bigint PRIMARY KEY REFERENCES ledger.events,
     reverted_by bigint NOT NULL REFERENCES ledger.events
 );
+
+CREATE VIEW ledger.late_v1 AS
+SELECT v.event_id, v.pair_id, v.customer_id, v.customer, v.metric_id, v.metric, v.start_at, v.properties, v.kind,
+       v.revision, v.number, v.reference, v.planned_at, v.run_id, v.state, v.state_at
+FROM ledger.events e JOIN ledger.events_v1 v USING (event_id) WHERE e.late;
+COMMENT ON VIEW ledger.late_v1 IS 'Changes that came when the invoice of their period was final: sent anyway, or held.';

@@ -1,14 +1,14 @@
-"""Quarantine: the events that Solvimon refused, and the two ways out of it that a person may choose.
+"""Events that wait for a person: refused by Solvimon (quarantine), or held as late. And the two ways out of it.
 
-Here: the list, retry and drop, each in the caller's transaction under the pair's planning lock. Not here: how an event
-gets into quarantine (``claims.py``), and who asks.
+Here: the lists, letting go and dropping, each in the caller's transaction under the pair's planning lock. Not here: how
+an event comes to wait (``claims.py``, ``late.py``), and who asks.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 
@@ -17,15 +17,18 @@ from metronome_pipeline.ledger.plan import PLANNING_LOCK
 from metronome_pipeline.ledger.unsettled import note_hours_of
 
 Connection = psycopg.Connection[Any]
+State = Literal["quarantined", "held"]
+_WHERE = {"quarantined": "in quarantine", "held": "held as late"}
+_LIST = {"quarantined": "quarantine list", "held": "late list"}
 
 
-class NotInQuarantine(PipelineError):
-    """A reference that was named is not that of an event in quarantine."""
+class NotWaiting(PipelineError):
+    """A reference that was named is not that of an event that waits."""
 
 
 @dataclass(frozen=True)
-class QuarantinedEvent:
-    """One event in quarantine and Solvimon's reason. ``number`` is None for a deletion."""
+class WaitingEvent:
+    """One event that waits, and why. ``number`` is None for a deletion."""
 
     reference: str
     kind: str
@@ -47,18 +50,45 @@ class Retried:
     superseded: tuple[str, ...]
 
 
-def quarantined(connection: Connection, pair_id: int) -> list[QuarantinedEvent]:
-    """Everything in quarantine, the oldest hour first."""
+@dataclass(frozen=True)
+class Told:
+    """One thing that happened to an event: planned, then each receipt, in order."""
+
+    at: datetime
+    what: str
+    solvimon_id: str | None
+    code: str | None
+    field: str | None
+    message: str | None
+    run_id: str
+
+
+def waiting(connection: Connection, pair_id: int, state: State) -> list[WaitingEvent]:
+    """Everything that waits in a state, the oldest hour first."""
     rows = connection.execute(
         "SELECT reference, kind, coalesce(customer, customer_id::text), coalesce(metric, metric_id::text), start_at, "
-        "number, code, field, message, state_at FROM ledger.events_v1 WHERE pair_id = %s AND state = 'quarantined' "
+        "number, code, field, message, state_at FROM ledger.events_v1 WHERE pair_id = %s AND state = %s "
         "ORDER BY start_at, reference",
-        [pair_id],
+        [pair_id, state],
     )
-    return [QuarantinedEvent(*row) for row in rows]
+    return [WaitingEvent(*row) for row in rows]
 
 
-def retry(connection: Connection, pair_id: int, references: Collection[str] | None, *, run_id: str, by: str) -> Retried:
+def history(connection: Connection, pair_id: int, reference: str) -> list[Told]:
+    """Everything that happened to the event of a reference, oldest first. Empty: the ledger knows no such event."""
+    rows = connection.execute(_HISTORY, {"pair_id": pair_id, "reference": reference})
+    return [Told(*row[:7]) for row in rows]
+
+
+def retry(
+    connection: Connection,
+    pair_id: int,
+    references: Collection[str] | None,
+    *,
+    run_id: str,
+    by: str,
+    state: State = "quarantined",
+) -> Retried:
     """Lets events leave again, unchanged, with the next delivery. ``references`` None means all of them.
 
     Where Metronome says something else by now, the next plan of the hour corrects the difference. A maximum that has
@@ -66,11 +96,11 @@ def retry(connection: Connection, pair_id: int, references: Collection[str] | No
     successor.
 
     Raises:
-        NotInQuarantine: A reference is not in quarantine. Nothing is changed.
+        NotWaiting: A reference does not wait in this state. Nothing is changed.
     """
-    _begin(connection, pair_id, references)
+    _begin(connection, pair_id, references, state)
     _note_hours(connection)
-    words = f"Retry asked for by {quoted(by, 100)}."
+    words = f"{'Retry' if state == 'quarantined' else 'Release'} asked for by {quoted(by, 100)}."
     overtaken = connection.execute(_SUPERSEDE, {"pair_id": pair_id, "message": words, "run_id": run_id}).fetchall()
     released = connection.execute(_RELEASE, {"message": words, "run_id": run_id}).fetchall()
     connection.execute("DROP TABLE chosen")
@@ -80,35 +110,44 @@ def retry(connection: Connection, pair_id: int, references: Collection[str] | No
     )
 
 
-def drop(connection: Connection, pair_id: int, reference: str, *, reason: str, run_id: str, by: str) -> None:
+def drop(
+    connection: Connection,
+    pair_id: int,
+    reference: str,
+    *,
+    reason: str,
+    run_id: str,
+    by: str,
+    state: State = "quarantined",
+) -> None:
     """Gives one event up, and keeps counting it as if it had gone through: an accepted difference, listed as *dropped*.
 
     A dropped usage event is never sent, and plan sets later readings against it. A dropped deletion leaves its event in
     Solvimon while the ledger counts it as gone.
 
     Raises:
-        NotInQuarantine: The reference is not in quarantine. Nothing is changed.
+        NotWaiting: The reference does not wait in this state. Nothing is changed.
     """
-    _begin(connection, pair_id, [reference])
+    _begin(connection, pair_id, [reference], state)
     _note_hours(connection)
     words = f"{quoted(reason, 400)} (dropped by {quoted(by, 100)})"
     connection.execute(_DROP, {"message": words, "run_id": run_id})
     connection.execute("DROP TABLE chosen")
 
 
-def _begin(connection: Connection, pair_id: int, references: Collection[str] | None) -> None:
+def _begin(connection: Connection, pair_id: int, references: Collection[str] | None, state: State) -> None:
     """Takes the planning lock, and notes the chosen events in a temporary table."""
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, pair_id])
     wanted = None if references is None else list(references)
-    connection.execute(_CHOOSE, {"pair_id": pair_id, "references": wanted})
+    connection.execute(_CHOOSE, {"pair_id": pair_id, "references": wanted, "state": state})
     if wanted is None:
         return
     found = {reference for (reference,) in connection.execute("SELECT reference FROM chosen")}
     missing = sorted(set(wanted) - found)
     if missing:
-        raise NotInQuarantine(
-            f"{quoted(missing[0])} is not the reference of an event in quarantine: see "
-            "`metronome-pipeline quarantine list`. Nothing was changed."
+        raise NotWaiting(
+            f"{quoted(missing[0])} is not the reference of an event {_WHERE[state]}: see "
+            f"`metronome-pipeline {_LIST[state]}`. Nothing was changed."
         )
 
 
@@ -117,10 +156,21 @@ def _note_hours(connection: Connection) -> None:
     note_hours_of(connection, [event_id for (event_id,) in connection.execute("SELECT event_id FROM chosen")])
 
 
+_HISTORY = """
+SELECT e.planned_at, 'planned', NULL, NULL, NULL,
+       e.kind || CASE WHEN e.number IS NULL THEN '' ELSE ' of ' || e.number END, e.run_id, 0::bigint AS place
+FROM ledger.events e WHERE e.pair_id = %(pair_id)s AND e.reference = %(reference)s
+UNION ALL
+SELECT r.at, r.outcome, r.solvimon_id, r.code, r.field, r.message, r.run_id, r.receipt_id
+FROM ledger.events e JOIN ledger.receipts r USING (event_id)
+WHERE e.pair_id = %(pair_id)s AND e.reference = %(reference)s
+ORDER BY 1, 8
+"""
+
 _CHOOSE = """
 CREATE TEMP TABLE chosen ON COMMIT DROP AS
 SELECT e.event_id, e.reference FROM ledger.open_events o JOIN ledger.events e USING (event_id)
-WHERE o.pair_id = %(pair_id)s AND o.state = 'quarantined'
+WHERE o.pair_id = %(pair_id)s AND o.state = %(state)s
   AND (%(references)s::text[] IS NULL OR e.reference = ANY (%(references)s::text[]))
 FOR UPDATE OF o
 """
