@@ -1,7 +1,7 @@
 """Metronome's API, a method per endpoint in scope.
 
-Here: paths, bodies, and walks from the first page to the last. Not here: retries and pacing (``http.py``), how a body
-is read (``reading.py``), Solvimon, Dagster.
+Here: reads: paths, bodies, and walks from the first page to the last. Not here: writes (``writing.py``), retries and
+pacing (``http.py``), how a body is read (``reading.py``), Solvimon, Dagster.
 
 No request carries an Idempotency-Key: for 24 hours it would replay yesterday's usage, or a stored 500.
 """
@@ -29,6 +29,7 @@ from metronome_pipeline.metronome.records import (
     Usage,
     WindowSize,
 )
+from metronome_pipeline.metronome.writing import WriteCalls
 
 P = TypeVar("P")
 
@@ -37,11 +38,11 @@ MOST_PAGES = 1_000_000
 MOST_FILTER_VALUES = 200
 
 
-class MetronomeApi:
+class MetronomeApi(WriteCalls):
     """One session's typed client. Every list is walked to a null cursor, past empty pages."""
 
     def __init__(self, http: Http, *, most_pages: int = MOST_PAGES) -> None:
-        self.http = http
+        super().__init__(http)
         self._most_pages = most_pages
 
     def customers(self, *, archived: bool) -> AsyncIterator[Page[Customer]]:

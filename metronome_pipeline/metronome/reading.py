@@ -21,6 +21,7 @@ from metronome_pipeline.metronome.records import (
     AuditLog,
     BillableMetric,
     Bounds,
+    CreatedCustomer,
     Customer,
     EventTypeFilter,
     GroupedUsage,
@@ -58,6 +59,18 @@ class _One(Struct, frozen=True):
 
 class _Identified(Struct, frozen=True):
     id: Any = None
+
+
+class _Id(Struct, frozen=True):
+    id: str
+
+
+class _CreatedId(Struct, frozen=True):
+    data: _Id
+
+
+class _CreatedCustomer(Struct, frozen=True):
+    data: CreatedCustomer
 
 
 class _MetricBody(Struct, frozen=True, kw_only=True):
@@ -103,6 +116,8 @@ class _GroupRows(Struct, frozen=True):
 _LIST = msgspec.json.Decoder(_List)
 _ONE = msgspec.json.Decoder(_One)
 _IDENTIFIED = msgspec.json.Decoder(_Identified)
+_CREATED_ID = msgspec.json.Decoder(_CreatedId)
+_CREATED_CUSTOMER = msgspec.json.Decoder(_CreatedCustomer)
 _USAGE = msgspec.json.Decoder(_UsageRows)
 _GROUPS = msgspec.json.Decoder(_GroupRows)
 _EVENTS = msgspec.json.Decoder(tuple[SearchedEvent, ...])
@@ -197,7 +212,7 @@ def read_usage(
         if row.billable_metric_id not in metric_ids:
             metric = quoted(row.billable_metric_id, 60)
             raise NotAsPromised(f"data[{index}].billable_metric_id", f"is {metric}: not asked for")
-        value = _value(row.value, index, f"{row.customer_id}, {row.billable_metric_id}, {start.isoformat()}")
+        value = _value(row.value, index, row.customer_id, row.billable_metric_id, start)
         rows.append(Usage(row.customer_id, row.billable_metric_id, start, end, value))
     return rows, envelope.next_page or None
 
@@ -219,19 +234,34 @@ def read_grouped_usage(content: bytes, bounds: Bounds, group_key: Sequence[str])
         if fault:
             raise NotAsPromised(f"data[{index}]", f"{fault} ({start.isoformat()} to {end.isoformat()})")
         group = _group(row, index, group_key)
-        name = quoted(f"{start.isoformat()} {group}", 200)
-        usage = GroupedUsage(start, end, group, _value(row.value, index, name))
+        usage = GroupedUsage(start, end, group, _value(row.value, index, start, group))
         unstorable = next((key for key, value in group.items() if value and "\0" in value), None)
         if unstorable is None:
             page.rows.append(usage)
         else:
-            page.refused.append(Refusal(name, f"group.{unstorable}", UNSTORABLE))
+            page.refused.append(Refusal(quoted(f"{start.isoformat()} {group}", 200), f"group.{unstorable}", UNSTORABLE))
     return page, envelope.next_page or None
 
 
 def read_events(content: bytes) -> tuple[SearchedEvent, ...]:
     """The answer of ``POST /v1/events/search``: a bare array."""
     return decoded(_EVENTS, content)
+
+
+def read_id(content: bytes) -> str:
+    """The id in ``{"data": {"id": ...}}``, which is all that most writes answer."""
+    return decoded(_CREATED_ID, content).data.id
+
+
+def read_created_customer(content: bytes) -> CreatedCustomer:
+    """The answer of ``POST /v1/customers``."""
+    return decoded(_CREATED_CUSTOMER, content).data
+
+
+def read_nothing(content: bytes) -> None:
+    """An answer without a body. Some other JSON is no fault; a page of HTML is, for it is a proxy's word."""
+    if content.strip():
+        msgspec.json.decode(content)
 
 
 def _group(row: _GroupRow, index: int, group_key: Sequence[str]) -> dict[str, str | None]:
@@ -244,11 +274,12 @@ def _group(row: _GroupRow, index: int, group_key: Sequence[str]) -> dict[str, st
     return {key: told.get(key) for key in group_key}
 
 
-def _value(raw: Raw, index: int, record: str) -> Decimal | None:
+def _value(raw: Raw, index: int, *record: object) -> Decimal | None:
     try:
         return exact_number(bytes(raw))
     except ValueError as error:
-        raise NotAsPromised(f"data[{index}].value", f"{error} ({record})") from None
+        named = ", ".join(each.isoformat() if isinstance(each, datetime) else str(each) for each in record)
+        raise NotAsPromised(f"data[{index}].value", f"{error} ({quoted(named, 200)})") from None
 
 
 def _utc(instant: datetime) -> datetime:

@@ -34,6 +34,16 @@ class Customer(Struct, frozen=True, kw_only=True):
     external_id: str | None = None
 
 
+class CreatedCustomer(Struct, frozen=True, kw_only=True):
+    """A customer as its creation answers it: the small form, without instants."""
+
+    id: str
+    name: str
+    ingest_aliases: tuple[str, ...]
+    external_id: str
+    custom_fields: dict[str, str] = {}
+
+
 class EventTypeFilter(Struct, frozen=True):
     """Which event types a billable metric counts."""
 

@@ -1,7 +1,7 @@
-"""How every endpoint of Solvimon is called: looked up, created, changed, listed.
+"""How every endpoint of Solvimon is called: looked up, created, changed, deleted, listed.
 
 Here: references in paths, Idempotency-Keys, page numbers, what "not found" is. Not here: the endpoints themselves
-(``api.py``, ``events.py``), retries (``http.py``).
+(``customers.py``, ``meters.py``, ``catalogue.py``, ``events.py`` and their neighbours), retries (``http.py``).
 """
 
 import random
@@ -102,9 +102,7 @@ class Calls:
         try:
             found = await self.http.send(f"GET {kind.path}/{{reference}}", "GET", path, decode=kind.read)
         except Refused as error:
-            if error.code not in _NOT_FOUND and error.code != f"{kind.object_type}_NOT_FOUND":
-                raise
-            if error.resource_type not in (None, kind.object_type):
+            if not _says_there_is_none(error, kind.object_type):
                 raise
             return None
         return found if found.reference == reference else None
@@ -131,11 +129,37 @@ class Calls:
         content = msgspec.json.encode(change)
         return await self.http.send(f"PATCH {kind.path}/{{id}}", "PATCH", path, body=content, decode=kind.read)
 
-    async def _activate(self, kind: Endpoint[R], id_or_reference: str, params: Mapping[str, str] | None = None) -> R:
-        """Activate one resource. Without body."""
-        path = f"{kind.path}/{path_segment(id_or_reference)}/activate"
-        endpoint = f"POST {kind.path}/{{id}}/activate"
+    async def _upsert(self, kind: Endpoint[R], body: Struct) -> R:
+        """Create the resource with the body's reference, or replace it whole.
+
+        Without an Idempotency-Key, which is for POST: repeating it leaves the same resource. Answered with 201 both
+        ways (its notes, 1.7). Whether fields that the body lacks are kept or cleared is not documented.
+        """
+        content = msgspec.json.encode(body)
+        return await self.http.send(f"PUT {kind.path}", "PUT", kind.path, body=content, decode=kind.read)
+
+    async def _act(
+        self, kind: Endpoint[R], action: str, id_or_reference: str, params: Mapping[str, str] | None = None
+    ) -> R:
+        """Give one resource the status that ``action`` names. Without body; repeating it changes nothing more."""
+        path = f"{kind.path}/{path_segment(id_or_reference)}/{action}"
+        endpoint = f"POST {kind.path}/{{id}}/{action}"
         return await self.http.send(endpoint, "POST", path, params=params, decode=kind.read)
+
+    async def _delete(
+        self, kind: Endpoint[R], id_or_reference: str, params: Mapping[str, str] | None = None
+    ) -> R | None:
+        """Delete one resource; as it was, or None when Solvimon says that there is none.
+
+        None is also what remains of a deletion whose first answer was lost: the repetition finds nothing.
+        """
+        path = f"{kind.path}/{path_segment(id_or_reference)}"
+        try:
+            return await self.http.send(f"DELETE {kind.path}/{{id}}", "DELETE", path, params=params, decode=kind.read)
+        except Refused as error:
+            if not _says_there_is_none(error, kind.object_type):
+                raise
+            return None
 
     def _list(self, kind: Endpoint[Stored], params: Mapping[str, str] | None = None) -> AsyncIterator[list[Stored]]:
         return self._walk(kind, "GET", kind.path, params or {}, None)
@@ -172,6 +196,12 @@ class Calls:
                 return
         sentence = f"Solvimon's {endpoint} has more than {self._most_pages:,} pages: the walk is not complete."
         raise Malformed(sentence, system="Solvimon", endpoint=endpoint, field="page")
+
+
+def _says_there_is_none(error: Refused, object_type: str) -> bool:
+    """Whether a refusal is about the resource itself: by its code, and by the type that it names, if any."""
+    about_it = error.code in _NOT_FOUND or error.code == f"{object_type}_NOT_FOUND"
+    return about_it and error.resource_type in (None, object_type)
 
 
 def _new(rows: Sequence[Stored], seen: set[str]) -> Iterator[Stored]:

@@ -1,16 +1,17 @@
 """What Solvimon has: customers, meters, the catalog and stored events, as its answers say it.
 
 Here: the shapes of answers; only ``id`` is required, for the vendor's schema requires no more. Not here: what is sent
-(``requests.py``), the endpoints (``api.py``), Metronome, Dagster.
+(``requests.py``), amounts (``money.py``), the endpoints (``api.py``), Metronome, Dagster.
 """
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct
 
+from metronome_pipeline.solvimon.money import CostPrediction
 from metronome_pipeline.wire import exact_number
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -189,7 +190,7 @@ class ProcessedDetails(Struct, frozen=True, kw_only=True):
 
 
 class MeterData(Struct, frozen=True, kw_only=True):
-    """A stored event ("meter data")."""
+    """A stored event ("meter data"). ``cost_prediction`` is read of calculated events alone."""
 
     id: str
     reference: str | None = None
@@ -203,6 +204,7 @@ class MeterData(Struct, frozen=True, kw_only=True):
     meter_properties: tuple[EventProperty, ...] = ()
     processed_details: ProcessedDetails | None = None
     deleted: bool = False
+    cost_prediction: CostPrediction | None = None
 
     @property
     def is_duplicate(self) -> bool:
@@ -238,11 +240,40 @@ class EventTrace(Struct, frozen=True, kw_only=True):
     links: tuple[TraceLink, ...] | None = None
 
 
+ReprocessType = Literal["NOT_MATCHED", "CUSTOMER", "INVOICE"]
+
+
+class ReprocessScope(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which events are processed again: a customer's, within bounds, or an invoice's. In requests and in answers."""
+
+    customer_id: str | None = None
+    invoice_id: str | None = None
+    start_at: str | None = None
+    end_at: str | None = None
+
+
 class Reprocess(Struct, frozen=True, kw_only=True):
-    """A request to match or price stored events again. It changes no event's value."""
+    """A request to match or price stored events again. It changes no event's value.
+
+    The values of ``status`` are not published; ``percentage`` counts to 100. The scope is in the field of the type.
+    """
 
     id: str
     type: str | None = None
     status: str | None = None
     percentage: int | None = None
     created_at: str | None = None
+    not_matched: ReprocessScope | None = None
+    customer: ReprocessScope | None = None
+    invoice: ReprocessScope | None = None
+
+
+class PersistData(Struct, frozen=True, kw_only=True):
+    """Usage that is carried over into a later period of a subscription."""
+
+    id: str
+    reference: str | None = None
+    customer_id: str | None = None
+    pricing_plan_subscription_id: str | None = None
+    persist_usage: str | None = None
+    timestamp: str | None = None

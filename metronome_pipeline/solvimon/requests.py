@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from metronome_pipeline.solvimon.records import Organization
+from metronome_pipeline.solvimon.records import Organization, ReprocessScope, ReprocessType
 
 Status = Literal["DRAFT", "ACTIVE", "ARCHIVED", "DEPRECATED"]
 
@@ -143,6 +143,28 @@ class ProductItemChange(Struct, frozen=True, kw_only=True):
 
     name: str | UnsetType = UNSET
     usage_based: UsageBasedBy | UnsetType = UNSET
+
+
+class NewReprocess(Struct, frozen=True, kw_only=True):
+    """A reprocess: its type, and the scope in the field of that type."""
+
+    type: ReprocessType
+    not_matched: ReprocessScope | UnsetType = UNSET
+    customer: ReprocessScope | UnsetType = UNSET
+    invoice: ReprocessScope | UnsetType = UNSET
+
+
+class NewPersistData(Struct, frozen=True, kw_only=True):
+    """Usage to carry over. The five ids are required; ``timestamp`` is written by ``plain_instant``."""
+
+    customer_id: str
+    pricing_id: str
+    pricing_item_id: str
+    pricing_item_config_id: str
+    pricing_plan_subscription_id: str
+    reference: str | UnsetType = UNSET
+    persist_usage: str | UnsetType = UNSET
+    timestamp: str | UnsetType = UNSET
 
 
 class UsageEvent(Struct, frozen=True):

@@ -369,3 +369,29 @@ def test_the_audit_log_filters_and_refuses_bounds_with_a_cursor(account: Account
         {"starting_on": "today"},
     ):
         assert account.http.get("/v1/auditLogs", params=query).status_code == 400
+
+
+def test_a_metric_of_the_older_kind_is_shown_and_has_no_usage(account: Account) -> None:
+    body = {"name": "Old", "aggregate": "Count", "filter": {"type": "object"}, "group_keys": ["region"]}
+    metric = account.post("/v1/billable-metrics", body)["data"]["id"]
+    shown = {"id": metric, "name": "Old", "aggregation_type": "Count", "group_keys": [["region"]]}
+    assert account.get(f"/v1/billable-metrics/{metric}")["data"] == shown
+    customer = account.customer("a")
+    account.event("a", region="eu")
+    assert account.value(customer_ids=[customer], billable_metrics=[{"id": metric}]) is None
+    assert account.groups(customer, metric, group_key=["region"]) == []
+    assert account.truth() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"aggregate": "COUNT", "filter": {}},
+        {"name": "n", "aggregate": "MEAN", "filter": {}},
+        {"name": "n", "aggregate": "COUNT"},
+        {"name": "n", "aggregate": "SUM", "filter": {}, "aggregate_key": 3},
+        {"name": "n", "aggregate": "SUM", "filter": {}, "group_keys": [["region"]]},
+    ],
+)
+def test_a_metric_of_the_older_kind_that_is_not_well_formed_is_refused(account: Account, body: Json) -> None:
+    account.refused(400, "/v1/billable-metrics", body)

@@ -1,4 +1,4 @@
-"""Events once they are in: duplicates, deletion, matching, reading back, reprocessing."""
+"""Events once they are in: duplicates, deletion, matching, reading back."""
 
 import pytest
 
@@ -188,37 +188,6 @@ def test_an_event_can_be_pinned_to_a_subscription(account: Account) -> None:
     assert [details(one) for one in account.events()] == ["DEFAULT", "NOT_MATCHED"]
 
 
-@pytest.mark.parametrize("kind", ["NOT_MATCHED", "CUSTOMER"])
-def test_reprocessing_matches_a_customers_events_anew(account: Account, kind: str) -> None:
-    account.ready()
-    account.taken(event("event-00001", timestamp="2026-11-21T23:00:00Z"), event("event-00002"))
-    account.http.post("/_sandbox/subscriptions", json={"customer_reference": "customer-1"})
-    assert [details(one) for one in account.events()] == ["NOT_MATCHED", "NOT_MATCHED"]
-    customer = account.get("/v1/customers/customer-1")["id"]
-    scope = {"customer_id": customer, "start_at": "2026-11-22T00:00:00Z", "end_at": "2026-11-23T00:00:00Z"}
-    made = account.make("reprocess", {"type": kind, kind.lower(): scope})
-    assert (made["status"], made["percentage"]) == ("DONE", 100)
-    assert [details(one) for one in account.events()] == ["DEFAULT", "NOT_MATCHED"]
-    assert account.get(f"/v1/reprocess/{made['id']}") == made
-    assert account.get("/v1/reprocess", type=kind)["data"] == [made]
-    assert account.get("/v1/reprocess", status="OPEN")["data"] == []
-
-
-@pytest.mark.parametrize(
-    ("body", "code", "field"),
-    [
-        ({}, "MISSING_FIELD", "type"),
-        ({"type": "ALL"}, "INVALID_FIELD", "type"),
-        ({"type": "NOT_MATCHED"}, "MISSING_FIELD", "not_matched"),
-        ({"type": "NOT_MATCHED", "not_matched": {}}, "CUSTOMER_NOT_FOUND", "not_matched.customer_id"),
-        ({"type": "INVOICE", "invoice": {"id": "x"}}, "RESOURCE_NOT_FOUND", "invoice.invoice_id"),
-    ],
-)
-def test_a_wrong_reprocess_is_refused(account: Account, body: Json, code: str, field: str) -> None:
-    refusal(account.http.post("/v1/reprocess", json=body), 400, code, field)
-    refusal(account.http.get("/v1/reprocess/repr_none"), 404, "RESOURCE_NOT_FOUND")
-
-
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/ingest/meter-data"])
 def test_events_are_filtered_by_everything_but_time(account: Account, path: str) -> None:
     account.ready().customer("customer-2")
@@ -263,6 +232,27 @@ def test_events_come_in_pages_that_follow_every_change(account: Account) -> None
     assert account.events(limit=1)[0]["reference"] == "event-00005"
     account.act("events/delete", {"reference": "event-00005"})
     assert account.events(limit=1, deleted="false")[0]["reference"] == "event-00004"
+
+
+def test_a_list_without_the_filter_may_hide_deleted_events(account: Account) -> None:
+    account.ready().taken(event("event-00001"), event("event-00002"))
+    account.act("events/delete", {"reference": "event-00001"})
+    account.set(hide_deleted_events=True)
+    assert [one["reference"] for one in account.events()] == ["event-00002"]
+    assert [one["reference"] for one in account.events(deleted="true")] == ["event-00001"]
+
+
+def test_two_lists_are_read_in_turn_page_by_page(account: Account) -> None:
+    account.ready().customer("customer-2")
+    account.taken(*(event(f"event-1{number:04}") for number in range(3)))
+    account.taken(*(event(f"event-2{number:04}", customer_reference="customer-2") for number in range(3)))
+    customers = [account.get(f"/v1/customers/customer-{number}")["id"] for number in (1, 2)]
+    rows = [
+        account.events(customer_id=customer, limit=2, page=page)[0]["reference"]
+        for page in (1, 2)
+        for customer in customers
+    ]
+    assert rows == ["event-10002", "event-20002", "event-10000", "event-20000"]
 
 
 def test_an_event_is_read_by_id_with_its_customer_on_request(account: Account) -> None:

@@ -331,6 +331,24 @@ def test_an_idempotency_key_means_nothing_on_events(account: Account) -> None:
     assert account.counted() == "2"
 
 
-@pytest.mark.parametrize("path", ["/v1/files", "/v1/webhooks", "/v1/ingest/persist-data"])
-def test_files_webhooks_and_persist_data_are_out_of_scope(account: Account, path: str) -> None:
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/webhooks"])
+def test_files_and_webhooks_are_out_of_scope(account: Account, path: str) -> None:
     assert account.http.post(path, json={}).json() == {"status": 404, "message": "Page does not exist"}
+
+
+def test_persist_data_is_stored_as_it_is_sent(account: Account) -> None:
+    customer = account.ready().get("/v1/customers/customer-1")["id"]
+    body = {
+        "customer_id": customer,
+        "pricing_id": "a",
+        "pricing_item_id": "b",
+        "pricing_item_config_id": "c",
+        "pricing_plan_subscription_id": "d",
+        "reference": "carried_over-1",
+    }
+    made = account.make("ingest/persist-data", body)
+    assert made == {**body, "object_type": "PERSIST_DATA", "id": made["id"]}
+    path = "/v1/ingest/persist-data"
+    refusal(account.http.post(path, json={**body, "pricing_id": None}), 400, "MISSING_FIELD", "pricing_id")
+    refusal(account.http.post(path, json={**body, "reference": "a b"}), 400, "INVALID_FIELD", "reference")
+    refusal(account.http.post(path, json={**body, "customer_id": "x"}), 400, "RESOURCES_NOT_FOUND")

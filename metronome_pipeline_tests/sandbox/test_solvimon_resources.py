@@ -287,3 +287,31 @@ def test_drafts_can_be_hidden_in_lists_and_found_by_reference(account: Account) 
     assert account.get("/v1/customers", reference="acme")["data"] == []
     assert account.act("customers/search", {})["data"] == []
     assert account.get("/v1/customers/acme")["status"] == "DRAFT"
+
+
+def test_wallets_entitlements_and_tax_ids_have_the_form_of_the_schema(account: Account) -> None:
+    account.make("customers", CUSTOMER)
+    subscription = account.http.post("/_sandbox/subscriptions", json={"customer_reference": "acme"}).json()["id"]
+    assert account.get("/v1/customers/acme/entitlements") == {
+        "entitlements": [],
+        "pricing_plan_subscription_entitlements": [{"pricing_plan_subscription_id": subscription, "entitlements": []}],
+    }
+    balances = account.act("customers/acme/wallets/balance", {"balance_at": "2026-11-01T01:00:00+01:00"})
+    assert balances == {"wallet_balances": [], "balance_at": "2026-11-01T00:00:00Z"}
+    assert account.act("customers/acme/wallets/balance", {})["balance_at"] == NOW
+    wrong = account.http.post("/v1/customers/acme/wallets/balance", json={"balance_at": "today"})
+    refusal(wrong, 400, "INVALID_FIELD", "balance_at")
+    checked = account.act("customers/validate-tax-id", {**CUSTOMER, "organization": {"tax_id": "NL1"}})["data"]
+    assert [(row["id"], row["valid"]) for row in checked] == [("NL1", "UNKNOWN")]
+    refusal(account.http.get("/v1/customers/nobody/entitlements"), 404, "RESOURCE_NOT_FOUND")
+    refusal(account.http.post("/v1/customers/nobody/wallets/balance", json={}), 404, "RESOURCE_NOT_FOUND")
+    refusal(account.http.post("/v1/customers/validate-tax-id", json={}), 400, "MISSING_FIELD", "type")
+
+
+def test_a_meter_has_a_file_template_with_its_columns(account: Account) -> None:
+    account.meter("calls", properties=[account.property("a,b")])
+    answer = account.http.get("/v1/meters/calls/meter-data-file")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    line = 'customer_reference,pricing_plan_subscription_reference,reference,timestamp,calls_value,"a,b"'
+    assert answer.text.splitlines() == [line]
+    refusal(account.http.get("/v1/meters/none/meter-data-file"), 404, "RESOURCE_NOT_FOUND")

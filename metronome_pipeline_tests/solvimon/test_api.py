@@ -1,7 +1,5 @@
-import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -13,7 +11,6 @@ from hypothesis import strategies as st
 
 from metronome_pipeline.errors import (
     AlreadyExists,
-    ApiError,
     CursorRepeated,
     Malformed,
     RateLimited,
@@ -22,7 +19,6 @@ from metronome_pipeline.errors import (
     Unauthorised,
     Unavailable,
 )
-from metronome_pipeline.retries import RetryPolicy
 from metronome_pipeline.solvimon.api import SolvimonApi
 from metronome_pipeline.solvimon.calls import idempotency_keys, path_segment
 from metronome_pipeline.solvimon.records import MeterData, Organization
@@ -42,7 +38,8 @@ from metronome_pipeline.solvimon.requests import (
     plain_instant,
     plain_number,
 )
-from metronome_pipeline_tests.loopback import Scripted, bad, collected, ok, queries, session
+from metronome_pipeline_tests.loopback import Scripted, bad, ok, queries
+from metronome_pipeline_tests.solvimon.client import call, error_of
 
 ACME = NewCustomer(reference="c-1", organization=Organization(legal_name="Acme"))
 EVENT = UsageEvent(
@@ -65,22 +62,6 @@ STORED = {
     "processed_details": None,
     "deleted": False,
 }
-
-
-def call(script: Scripted, ask: Callable[[SolvimonApi], Any], **options: Any) -> Any:
-    async def main() -> Any:
-        async with session(script.transport(), policy=RetryPolicy(attempts=3)) as http:
-            api = SolvimonApi(http, new_idempotency_key=idempotency_keys(random.Random(1)), **options)
-            found = ask(api)
-            return await collected(found) if isinstance(found, AsyncIterator) else await found
-
-    return asyncio.run(main())
-
-
-def error_of(script: Scripted, ask: Callable[[SolvimonApi], Any]) -> ApiError:
-    with pytest.raises(ApiError) as raised:
-        call(script, ask)
-    return raised.value
 
 
 # Looking up
@@ -478,21 +459,6 @@ def test_an_event_is_deleted_by_reference_or_by_id() -> None:
 def test_a_trace_tells_the_invoice() -> None:
     script = Scripted(ok({"meter_data_id": "metd_1", "links": [{"invoice_id": "inv_1"}]}))
     assert call(script, lambda api: api.event_trace("metd_1")).links[0].invoice_id == "inv_1"
-
-
-def test_a_cost_is_calculated_for_the_same_body() -> None:
-    script = Scripted(ok(STORED))
-    call(script, lambda api: api.calculate(EVENT))
-    assert json.loads(script.requests[0].content)["meter_values"] == [{"reference": "m-1_value", "number": "1234.5"}]
-
-
-def test_unmatched_events_are_reprocessed_under_a_key() -> None:
-    script = Scripted(ok({"id": "repr_1", "status": "CREATED"}, 201))
-    start = datetime(2026, 11, 1, tzinfo=UTC)
-    assert call(script, lambda api: api.reprocess_not_matched("cust_1", start_at=start)).id == "repr_1"
-    body = {"type": "NOT_MATCHED", "not_matched": {"customer_id": "cust_1", "start_at": "2026-11-01T00:00:00Z"}}
-    assert json.loads(script.requests[0].content) == body
-    assert "Idempotency-Key" in script.requests[0].headers
 
 
 # How numbers and moments are written

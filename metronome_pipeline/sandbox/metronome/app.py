@@ -32,6 +32,7 @@ ENDPOINTS: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/customers/{id}/setName", customers.set_name),
     ("POST", "/v1/customFields/setValues", customers.set_custom_fields),
     ("GET", "/v1/billable-metrics", metrics.list_metrics),
+    ("POST", "/v1/billable-metrics", metrics.create_legacy_metric),
     ("POST", "/v1/billable-metrics/create", metrics.create_metric),
     ("POST", "/v1/billable-metrics/archive", metrics.archive_metric),
     ("GET", "/v1/billable-metrics/{id}", metrics.get_metric),

@@ -1,4 +1,4 @@
-"""The billable metric endpoints: list, get, create, archive, rename.
+"""The billable metric endpoints: list, get, create in two ways, archive, rename.
 
 Here: what they answer and what a definition must be like. Not here: what a metric adds up to.
 """
@@ -68,6 +68,29 @@ def create_metric(store: Store, call: Call) -> Answer:
         fields["custom_fields"] = checks.custom_fields(body)
     # A streaming metric counts what is received from now on; events so far came before it.
     metric = store.put_metric(fields, store.now(), store.events.last_number)
+    store.write_audit("create", "billable_metric", metric.id)
+    return Answer({"data": {"id": metric.id}})
+
+
+def create_legacy_metric(store: Store, call: Call) -> Answer:
+    """``POST /v1/billable-metrics``: the older way to create one.
+
+    Its filter is a JSON schema, which is not evaluated here: such a metric has no usage.
+    """
+    body = checks.body_of(call)
+    fields: Fields = {"id": str(uuid.uuid4()), "name": checks.text(body, "name")}
+    if body.get("aggregate") not in _SPELLINGS:
+        raise Refused(f"aggregate must be one of {', '.join(AGGREGATIONS)}.")
+    if not isinstance(body.get("filter"), dict):
+        raise Refused("filter must be a JSON schema.")
+    fields["aggregation_type"] = body["aggregate"]
+    if "aggregate_key" in body:
+        fields["aggregation_key"] = checks.text(body, "aggregate_key")
+    keys = checks.texts(body.get("group_keys", []), "group_keys")
+    if keys:
+        fields["group_keys"] = [[key] for key in keys]
+    without_usage = {"group_keys": fields.get("group_keys", [])}
+    metric = store.put_metric({**fields, "sandbox": without_usage}, store.now(), store.events.last_number)
     store.write_audit("create", "billable_metric", metric.id)
     return Answer({"data": {"id": metric.id}})
 

@@ -9,7 +9,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from metronome_pipeline.sandbox.faults import FaultMiddleware, Sleep
-from metronome_pipeline.sandbox.solvimon import catalogue, customers, event_reads, events, meters
+from metronome_pipeline.sandbox.solvimon import (
+    catalogue,
+    customers,
+    event_reads,
+    events,
+    meters,
+    persist_data,
+    reprocessing,
+)
 from metronome_pipeline.sandbox.solvimon.control import routes
 from metronome_pipeline.sandbox.solvimon.errors import by_status
 from metronome_pipeline.sandbox.solvimon.front import Front, Stores, injector_of
@@ -31,7 +39,7 @@ class _App(Starlette):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Front, then faults, then Starlette's own layers."""
-        modules = (events, event_reads, customers, meters, catalogue)
+        modules = (events, event_reads, reprocessing, persist_data, customers, meters, catalogue)
         faulty = FaultMiddleware(
             super().build_middleware_stack(),
             injector_of=injector_of(self._stores),

@@ -6,6 +6,7 @@ serves.
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -74,7 +75,7 @@ def routes(stores: Stores) -> list[Route]:
         route("permissions", "PUT", _put_permissions),
         route("subscriptions", "POST", _post_subscription, 201),
         route("subscriptions", "GET", lambda store, _request, _body: [one.as_json() for one in store.subscriptions]),
-        route("process", "POST", lambda store, _request, _body: {"processed": store.process()}),
+        route("process", "POST", lambda store, _request, _body: {"processed": store.process() + store.reprocess()}),
         route("truth", "GET", lambda store, request, _body: {"rows": truth(_asked(store, request))}),
         route("totals", "GET", lambda store, request, _body: {"rows": totals(store, _asked(store, request))}),
         route("events", "GET", _get_events),
@@ -119,10 +120,16 @@ class _NewStore(msgspec.Struct, forbid_unknown_fields=True):
     settings: dict[str, Any] = {}
 
 
+class _Price(msgspec.Struct, forbid_unknown_fields=True):
+    quantity: Decimal
+    currency: str
+
+
 class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
     customer_reference: str
     meter_references: list[str] | None = None
     reference: str | None = None
+    price: _Price | None = None
 
 
 def _post_subscription(store: Store, request: Request, body: object) -> JsonObject:
@@ -137,6 +144,7 @@ def _post_subscription(store: Store, request: Request, body: object) -> JsonObje
         reference=wanted.reference,
         customer_reference=wanted.customer_reference,
         meter_references=None if wanted.meter_references is None else frozenset(wanted.meter_references),
+        price=None if wanted.price is None else (wanted.price.quantity, wanted.price.currency),
     )
     store.add_subscription(subscription)
     return subscription.as_json()

@@ -1,12 +1,14 @@
-"""Events after ingestion: reading back, tracing, deleting, reprocessing. Not here: taking them in (events.py)."""
+"""Events after ingestion: reading back, tracing, deleting.
 
-from datetime import datetime
+Not here: taking them in (events.py), matching them anew (reprocessing.py).
+"""
 
 from metronome_pipeline.sandbox.solvimon.errors import ApiProblem, invalid, missing, not_found
 from metronome_pipeline.sandbox.solvimon.event_store import Event
-from metronome_pipeline.sandbox.solvimon.paging import ordered, paged
+from metronome_pipeline.sandbox.solvimon.paging import paged
+from metronome_pipeline.sandbox.solvimon.prices import cost_of
 from metronome_pipeline.sandbox.solvimon.routing import Call, Endpoint
-from metronome_pipeline.sandbox.solvimon.wire import JsonObject, instant_text, parse_instant
+from metronome_pipeline.sandbox.solvimon.wire import JsonObject, instant_text
 
 
 def _list(call: Call) -> JsonObject:
@@ -16,19 +18,21 @@ def _list(call: Call) -> JsonObject:
     know them.
     """
     deleted = call.flag("deleted")
+    if deleted is None and call.store.settings.hide_deleted_events:
+        deleted = False
     references, customers = call.query.getlist("reference"), call.query.getlist("customer_id")
     meters, outcomes = call.query.getlist("meter_id"), call.query.getlist("processed_details_type")
     for outcome in outcomes:
         if outcome not in {"DEFAULT", "NOT_MATCHED", "DUPLICATE"}:
             raise invalid("processed_details_type", "must be DEFAULT, NOT_MATCHED or DUPLICATE")
     events = call.store.events
-    candidates = events.all
-    if references:
-        candidates = [
-            event for reference in dict.fromkeys(references) for event in events.by_reference.get(reference, [])
-        ]
-    elif customers:
-        candidates = [event for customer in dict.fromkeys(customers) for event in events.by_customer.get(customer, [])]
+
+    def candidates() -> list[Event]:
+        if references:
+            return [event for one in dict.fromkeys(references) for event in events.by_reference.get(one, ())]
+        if customers:
+            return [event for one in dict.fromkeys(customers) for event in events.by_customer.get(one, ())]
+        return events.all
 
     def keep(event: Event) -> bool:
         return (
@@ -64,7 +68,16 @@ def _trace(call: Call) -> JsonObject:
     """When an event was taken and processed, and through what it is billed; no links while it is not matched."""
     event = _by_id(call)
     received = instant_text(event.created_at or call.now)
+    priced = call.flag("cost_prediction")
+    expand = set(call.query.getlist("expand[]"))
+    expanded: JsonObject = {}
+    if {"customer", "customer_id"} & expand:
+        expanded["customer"] = call.store.collection("customers").by_id(event.customer_id)
+    if {"meter_data", "meter_data_id"} & expand:
+        cost = {"cost_prediction": cost_of(call.store, event)} if priced else {}
+        expanded["meter_data"] = {**event.as_json(), **cost}
     return {
+        **expanded,
         "object_type": "EVENT_TRACE",
         "meter_data_id": event.id,
         "customer_id": event.customer_id,
@@ -93,8 +106,7 @@ def _links(call: Call, event: Event) -> list[JsonObject]:
             "meter_value_calculation_ids": calculations,
             "product_item_ids": items,
             "pricing_plan_subscription_id": subscription.id,
-            # One invoice per subscription and month: enough to show that usage lies on one.
-            "invoice_id": f"invo_{subscription.id.partition('_')[2]}{event.instant:%Y%m}",
+            "invoice_id": subscription.invoice_at(event.instant),
         }
     ]
 
@@ -124,65 +136,6 @@ def _delete(call: Call, event: Event) -> JsonObject:
     return event.as_json()
 
 
-_SCOPES = {"NOT_MATCHED": "not_matched", "CUSTOMER": "customer", "INVOICE": "invoice"}
-
-
-def _reprocess(call: Call) -> JsonObject:
-    """Match a customer's events anew, as after its subscription was mended.
-
-    Values never change. Invoices are not modelled.
-    """
-    body = call.fields()
-    kind = body.get("type")
-    if kind is None:
-        raise missing("type")
-    if kind not in _SCOPES:
-        raise invalid("type", f"must be one of {', '.join(_SCOPES)}")
-    scope = body.get(_SCOPES[kind])
-    if not isinstance(scope, dict):
-        raise missing(_SCOPES[kind])
-    if kind == "INVOICE":
-        raise not_found("INVOICE", status=400, field="invoice.invoice_id")
-    customer = scope.get("customer_id") or scope.get("id")
-    if not isinstance(customer, str) or call.store.collection("customers").by_id(customer) is None:
-        raise not_found("CUSTOMER", status=400, code="CUSTOMER_NOT_FOUND", field=f"{_SCOPES[kind]}.customer_id")
-    start, end = (_bound(scope, name, _SCOPES[kind]) for name in ("start_at", "end_at"))
-    for event in call.store.events.by_customer.get(customer, ()):
-        inside = (start is None or event.instant >= start) and (end is None or event.instant < end)
-        settled = event.outcome == "NOT_MATCHED" or (kind == "CUSTOMER" and event.outcome == "DEFAULT")
-        if inside and settled and not event.deleted:
-            call.store.events.settle(event, call.store.matches, at=call.now)
-    call.store.events.touch()
-    # The values of the status are not published.
-    done = {"status": "DONE", "percentage": 100, "created_at": instant_text(call.now)}
-    return call.store.collection("reprocess").add({"type": kind, _SCOPES[kind]: scope, **done})
-
-
-def _bound(scope: JsonObject, name: str, where: str) -> datetime | None:
-    text = scope.get(name)
-    if text is None:
-        return None
-    instant = parse_instant(text, fractions=False) if isinstance(text, str) else None
-    if instant is None:
-        raise invalid(f"{where}.{name}", "must be like 2026-11-01T00:00:00Z")
-    return instant
-
-
-def _reprocess_get(call: Call) -> JsonObject:
-    reprocess = call.store.collection("reprocess").by_id(call.key)
-    if reprocess is None:
-        raise not_found("REPROCESS", status=call.store.settings.not_found_status)
-    return reprocess
-
-
-def _reprocess_list(call: Call) -> JsonObject:
-    rows = list(call.store.collection("reprocess"))
-    for name in ("type", "status"):
-        wanted = call.query.getlist(name)
-        rows = [row for row in rows if row[name] in wanted] if wanted else rows
-    return paged(call, ordered(call, rows, by=None, direction="desc"), lambda row: row)
-
-
 _VIEW, _DELETE = ("METER_DATA.VIEW",), ("METER_DATA.DELETE",)
 
 ENDPOINTS: list[Endpoint] = [
@@ -197,7 +150,4 @@ ENDPOINTS: list[Endpoint] = [
             Endpoint("POST", f"{root}/{{id}}/delete", _DELETE, _delete_by_id),
         )
     ),
-    Endpoint("POST", "/v1/reprocess", ("REPROCESSING.REPROCESS.CREATE",), _reprocess, 201, takes_key=True),
-    Endpoint("GET", "/v1/reprocess", ("REPROCESSING.REPROCESS.VIEW",), _reprocess_list),
-    Endpoint("GET", "/v1/reprocess/{id}", ("REPROCESSING.REPROCESS.VIEW",), _reprocess_get),
 ]

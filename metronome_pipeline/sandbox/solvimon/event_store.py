@@ -13,6 +13,9 @@ from metronome_pipeline.sandbox.solvimon.wire import IdSource, JsonObject, insta
 
 Outcome = Literal["DEFAULT", "NOT_MATCHED", "DUPLICATE"]
 
+_MOST_LISTS = 32
+"""Lists that are remembered from page to page: more than a client reads at once."""
+
 
 @dataclass(slots=True)
 class Event:
@@ -84,8 +87,7 @@ class EventStore:
         self.by_id: dict[str, Event] = {}
         self.by_reference: dict[str, list[Event]] = {}
         self.by_customer: dict[str, list[Event]] = {}
-        self._listed: tuple[object, int, list[Event]] | None = None
-        self._version = 0
+        self._lists: dict[object, list[Event]] = {}
 
     def original(self, reference: str) -> Event | None:
         """The event that took effect under a reference and still counts: the first one, where deduplication is off."""
@@ -131,14 +133,19 @@ class EventStore:
         self.touch()
 
     def touch(self) -> None:
-        """Note that events changed, so that a list is made anew."""
-        self._version += 1
+        """Note that events changed, so that lists are made anew."""
+        self._lists.clear()
 
-    def select(self, key: object, candidates: Sequence[Event], keep: Callable[[Event], bool]) -> list[Event]:
+    def select(
+        self, key: object, candidates: Callable[[], Sequence[Event]], keep: Callable[[Event], bool]
+    ) -> list[Event]:
         """The candidates to keep, newest first.
 
-        Remembered for ``key`` while nothing changes, as the pages of a list are asked for one by one.
+        Remembered for ``key`` while nothing changes, as the pages of a list are asked for one by one, and of several
+        lists in turn.
         """
-        if self._listed is None or self._listed[:2] != (key, self._version):
-            self._listed = (key, self._version, [event for event in reversed(candidates) if keep(event)])
-        return self._listed[2]
+        if key not in self._lists:
+            if len(self._lists) == _MOST_LISTS:
+                del self._lists[next(iter(self._lists))]
+            self._lists[key] = [event for event in reversed(candidates()) if keep(event)]
+        return self._lists[key]

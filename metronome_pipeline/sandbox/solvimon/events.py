@@ -10,6 +10,7 @@ from metronome_pipeline.sandbox.solvimon.dynamic_meters import learn
 from metronome_pipeline.sandbox.solvimon.errors import ApiProblem, PageNotFoundError, invalid, missing
 from metronome_pipeline.sandbox.solvimon.event_checks import EventReader, refusal_of_size
 from metronome_pipeline.sandbox.solvimon.event_store import Event
+from metronome_pipeline.sandbox.solvimon.prices import cost_of
 from metronome_pipeline.sandbox.solvimon.routing import Call, Endpoint
 from metronome_pipeline.sandbox.solvimon.store import Store
 from metronome_pipeline.sandbox.solvimon.wire import JsonObject
@@ -18,7 +19,6 @@ INGEST = ("METER_DATA.INGEST",)
 
 
 def _reader(call: Call) -> EventReader:
-    call.flag("cost_prediction")
     validation = call.query.get("meter_validation", "STATIC")
     if validation not in {"STATIC", "DYNAMIC"}:
         raise invalid("meter_validation", "must be STATIC or DYNAMIC")
@@ -64,6 +64,7 @@ def _ingest_batch(call: Call, key: str, limit: int) -> list[JsonObject]:
 def _ingest(call: Call, raws: Sequence[object], *, key: str | None) -> list[JsonObject]:
     """Check all, then store all; the answer is made before the asynchronous step, as it is in the real thing."""
     store = call.store
+    call.flag("cost_prediction")
     reader = _reader(call)
     before = store.snapshot() if "meter_validation" in call.query else None
     valid: list[Event] = []
@@ -82,7 +83,7 @@ def _ingest(call: Call, raws: Sequence[object], *, key: str | None) -> list[Json
             burned.add(event.reference)
             valid.append(event)
     stored = [_store(call, event) for event in valid]
-    answer = [event.as_json() for event in stored]
+    answer = [_priced(call, event) for event in stored]
     if store.settings.matching == "sync":
         store.process()
     return answer
@@ -129,14 +130,32 @@ def _store(call: Call, event: Event) -> Event:
     return stored
 
 
+def _priced(call: Call, event: Event) -> JsonObject:
+    """An event as it is answered; with its cost where that is asked for."""
+    if not call.flag("cost_prediction"):
+        return event.as_json()
+    return {**event.as_json(), "cost_prediction": cost_of(call.store, event)}
+
+
 def _calculate(call: Call) -> JsonObject:
-    """A dry run: the event is checked and answered as a calculation; no event is stored and no reference taken."""
-    before = call.store.snapshot()
-    event = _reader(call).read(call.fields(), "")
-    call.store.restore(before)
+    """A dry run: the event is checked and answered as a calculation; no event is stored and no reference taken.
+
+    Unless the knob ``calculate_stores`` says that it is, for that nothing is stored is documented nowhere.
+    """
+    call.flag("cost_prediction")
+    before = call.store.snapshot() if "meter_validation" in call.query else {}
+    try:
+        event = _reader(call).read(call.fields(), "")
+    finally:
+        call.store.restore(before)
     event.type = "CALCULATION"
     event.id = call.store.ids.make("metd")
-    return {**event.as_json(), "cost_prediction": None}
+    answer = {"cost_prediction": None, **_priced(call, event)}
+    if call.store.settings.calculate_stores:
+        _store(call, event)
+        if call.store.settings.matching == "sync":
+            call.store.process()
+    return answer
 
 
 ENDPOINTS: list[Endpoint] = [

@@ -79,8 +79,14 @@ class Gateway:
         call = Call(store, scope["path"], ids, query, decode(body), store.now())
         key = headers.get("idempotency-key") if endpoint.takes_key else None
         if key is None:
-            return json_response(_shortened(scope, endpoint.handler(call)), endpoint.status)
+            return _response(scope, endpoint, endpoint.handler(call))
         return _once(endpoint, call, key, digest_of(endpoint.method, scope["path"], body))
+
+
+def _response(scope: Scope, endpoint: Endpoint, answer: dict[str, Any] | str) -> Response:
+    if isinstance(answer, str):
+        return Response(answer, endpoint.status, media_type="application/octet-stream")
+    return json_response(_shortened(scope, answer), endpoint.status)
 
 
 def _check_platform(store: Store, headers: Headers) -> None:

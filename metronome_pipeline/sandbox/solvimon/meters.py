@@ -4,6 +4,8 @@ Here: also what a meter accepts of an event (``shape_of``), as it follows from t
 (event_checks.py).
 """
 
+import csv
+import io
 from dataclasses import dataclass
 
 from metronome_pipeline.sandbox.solvimon.errors import ApiProblem, invalid, missing, not_found, refused_operation
@@ -18,7 +20,7 @@ from metronome_pipeline.sandbox.solvimon.fields import (
     one_of,
     record,
 )
-from metronome_pipeline.sandbox.solvimon.resources import Kind, endpoints
+from metronome_pipeline.sandbox.solvimon.resources import Kind, endpoints, lookup
 from metronome_pipeline.sandbox.solvimon.routing import Call, Endpoint
 from metronome_pipeline.sandbox.solvimon.store import Store
 from metronome_pipeline.sandbox.solvimon.wire import JsonObject
@@ -149,6 +151,16 @@ METERS = Kind(
 )
 
 
+def _file_template(call: Call) -> str:
+    """``GET …/meter-data-file``: the header of a file of events. The names of its first columns are assumed."""
+    meter = lookup(METERS, call)
+    names = ["customer_reference", "pricing_plan_subscription_reference", "reference", "timestamp"]
+    names += [link["reference"] for link in (*meter["meter_values"], *meter["meter_properties"])]
+    line = io.StringIO()
+    csv.writer(line).writerow(names)
+    return line.getvalue()
+
+
 def _prepare_calculation(call: Call, calculation: JsonObject, old: JsonObject | None) -> JsonObject:
     del old
     meter = call.store.collection("meters").by_id(calculation["meter_id"])
@@ -216,5 +228,6 @@ ENDPOINTS: list[Endpoint] = [
     *endpoints(METER_VALUES),
     *endpoints(METER_PROPERTIES),
     *endpoints(METERS),
+    Endpoint("GET", "/v1/meters/{id}/meter-data-file", ("METER.VIEW",), _file_template),
     *endpoints(CALCULATIONS),
 ]

@@ -62,6 +62,7 @@ class Endpoint:
     """A method and path of the API and what answers it.
 
     Attributes:
+        handler: Gives the answer: an object, or the text of a file.
         template: Path with ``{id}`` in the place of ids and references.
         permissions: Any one of these lets a key in.
         status: Status of a success.
@@ -71,7 +72,7 @@ class Endpoint:
     method: str
     template: str
     permissions: tuple[str, ...]
-    handler: Callable[[Call], JsonObject]
+    handler: Callable[[Call], JsonObject | str]
     status: int = 200
     takes_key: bool = False
 

@@ -92,10 +92,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether the 201 already says DUPLICATE, instead of saying nothing until the event is processed."""
     deleted_reference_reuse: Literal["duplicate", "allowed", "conflict"] = "duplicate"
     """What becomes of an event under the reference of a deleted one."""
+    hide_deleted_events: bool = False
+    """Whether a list without ``deleted`` leaves out deleted events."""
     delete_twice_status: Literal[200, 400, 404, 409] = 200
     """Status of the deletion of what is deleted already."""
     matching: Literal["sync", "manual"] = "sync"
     """When events are processed: as soon as they are answered, or on ``POST /_sandbox/process``."""
+    reprocessing: Literal["sync", "manual"] = "sync"
+    """When a reprocess is done: before it is answered, or on ``POST /_sandbox/process``."""
+    calculate_stores: bool = False
+    """Whether a calculation leaves an event behind that counts: what a client must exclude before it asks for costs."""
     match_all: bool = False
     """Whether every event finds a subscription."""
 

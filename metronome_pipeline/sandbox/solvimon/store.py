@@ -6,6 +6,7 @@ Here: what a store consists of. Not here: what the endpoints do with it.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from metronome_pipeline.sandbox.faults import FaultInjector
@@ -27,6 +28,7 @@ COLLECTIONS = {
     "products": ("PRODUCT", "prod"),
     "product-items": ("PRODUCT_ITEM", "prit"),
     "reprocess": ("REPROCESS", "repr"),
+    "persist-data": ("PERSIST_DATA", "pers"),
 }
 """Object type and id prefix by path.
 
@@ -36,12 +38,20 @@ Those of category, item and reprocess are not published; nobody should parse the
 
 @dataclass(frozen=True)
 class Subscription:
-    """What makes a customer's events match: a plan that covers some meters, or all (``None``)."""
+    """What makes a customer's events match: a plan that covers some meters, or all (``None``).
+
+    ``price`` is one for all of them: an amount of a currency for each unit; ``None`` is no price.
+    """
 
     id: str
     reference: str | None
     customer_reference: str
     meter_references: frozenset[str] | None
+    price: tuple[Decimal, str] | None = None
+
+    def invoice_at(self, instant: datetime) -> str:
+        """The invoice for usage of that instant: one a month, enough to show that usage lies on one."""
+        return f"invo_{self.id.partition('_')[2]}{instant:%Y%m}"
 
     def covers(self, event: Event) -> bool:
         """Whether this event of its customer is billed through the subscription."""
@@ -57,6 +67,7 @@ class Subscription:
             "reference": self.reference,
             "customer_reference": self.customer_reference,
             "meter_references": meters,
+            "price": None if self.price is None else {"quantity": self.price[0], "currency": self.price[1]},
         }
 
 
@@ -89,6 +100,7 @@ class Store:
     keys: IdempotencyKeys = field(default_factory=IdempotencyKeys)
     canned: list[CannedAnswer] = field(default_factory=list)
     rate: RateWindow = field(default_factory=RateWindow)
+    reprocesses: list[Callable[[], int]] = field(default_factory=list)
     ids: IdSource = field(init=False)
     events: EventStore = field(init=False)
     _collections: dict[str, Collection] = field(init=False)
@@ -124,6 +136,11 @@ class Store:
     def process(self) -> int:
         """The asynchronous step after ingestion. Gives how many events it settled."""
         return self.events.process(self.matches, at=self.now())
+
+    def reprocess(self) -> int:
+        """Do the reprocesses that wait. Gives how many events they settled anew."""
+        waiting, self.reprocesses = self.reprocesses, []
+        return sum(work() for work in waiting)
 
     def snapshot(self) -> dict[str, Any]:
         """The configuration as it is, to go back to when a batch is refused half way."""
