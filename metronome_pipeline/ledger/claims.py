@@ -12,16 +12,17 @@ from decimal import Decimal
 from typing import Any, Literal
 
 import psycopg
+from msgspec import Struct
 
 from metronome_pipeline.errors import PipelineError
 from metronome_pipeline.ledger import unsettled
 
 Connection = psycopg.Connection[Any]
 DELIVERY_LOCK = 0x6D70_0002
+_RECEIPT_TYPES = ("int8", "text", "text", "text", "text", "text", "text")
 
 
-@dataclass(frozen=True)
-class LedgerEvent:
+class LedgerEvent(Struct, frozen=True):
     """One row of ``ledger.events`` as it is sent.
 
     ``number`` is None for a deletion, which names the event it deletes.
@@ -50,8 +51,7 @@ class Claim:
     attempted_ago: timedelta | None = None
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(Struct, frozen=True):
     """What became of one event.
 
     ``restated`` says that plan must count ``counted`` for the event from now on (None: nothing), not its own number.
@@ -175,19 +175,11 @@ def settle(
 
 def _append(connection: Connection, receipts: Sequence[Receipt], run_id: str) -> None:
     columns = "event_id, outcome, solvimon_id, code, field, message, run_id"
-    with connection.cursor().copy(f"COPY ledger.receipts ({columns}) FROM STDIN") as copy:
+    with connection.cursor().copy(f"COPY ledger.receipts ({columns}) FROM STDIN (FORMAT binary)") as copy:
+        copy.set_types(_RECEIPT_TYPES)
         for receipt in receipts:
-            copy.write_row(
-                (
-                    receipt.event_id,
-                    receipt.outcome,
-                    receipt.solvimon_id,
-                    receipt.code,
-                    receipt.field,
-                    receipt.message,
-                    run_id,
-                )
-            )
+            identified = (receipt.event_id, receipt.outcome, receipt.solvimon_id)
+            copy.write_row((*identified, receipt.code, receipt.field, receipt.message, run_id))
 
 
 def _park(connection: Connection, parking: Parking, in_doubt: list[int], pair_id: int, run_id: str) -> int:

@@ -22,7 +22,7 @@ from metronome_pipeline.solvimon.refusals import batch_limit, refusal_subject, r
 from metronome_pipeline.solvimon.requests import UsageEvent
 from metronome_pipeline.storage.database import Database
 
-_CLAIM = 2_000
+_CLAIM = 10_000
 _SAFE_AGE = timedelta(hours=24)
 _DOUBT_ROUNDS = 5
 

@@ -5,6 +5,7 @@ Not here: the walks (``read.py``). Rows of a walk wait in ``metronome.staged_usa
 a partial read changes nothing.
 """
 
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,11 +13,13 @@ from decimal import Decimal
 from typing import Any
 
 import psycopg
+from msgspec import Struct
 
 from metronome_pipeline.errors import PipelineError
 
 Connection = psycopg.Connection[Any]
 TOTAL = "total"
+_STAGED_TYPES = ("int8", "uuid", "uuid", "timestamptz", "timestamptz", "text", "text", "numeric")
 
 
 class WalkLost(PipelineError):
@@ -27,8 +30,7 @@ class RepeatedRow(PipelineError):
     """A walk returned one (customer, metric, window, group) twice, so it may lack another."""
 
 
-@dataclass(frozen=True)
-class UsageRow:
+class UsageRow(Struct, frozen=True):
     """The value of one hour: its total (``slice`` is ``total``) or one group of it. None: nothing matched."""
 
     customer_id: str
@@ -84,20 +86,15 @@ def stage(connection: Connection, walk: Walk, rows: Sequence[UsageRow]) -> None:
         RepeatedRow: The walk was given one of them before.
     """
     columns = "walk_id, customer_id, metric_id, start_at, end_at, slice, properties, value"
+    ids = {text: uuid.UUID(text) for row in rows for text in (row.customer_id, row.metric_id)}
     try:
-        with connection.cursor().copy(f"COPY metronome.staged_usage ({columns}) FROM STDIN") as copy:
+        # Binary takes half the time of text here, and a third of our own.
+        with connection.cursor().copy(f"COPY metronome.staged_usage ({columns}) FROM STDIN (FORMAT binary)") as copy:
+            copy.set_types(_STAGED_TYPES)
             for row in rows:
+                customer, metric = ids[row.customer_id], ids[row.metric_id]
                 copy.write_row(
-                    (
-                        walk.walk_id,
-                        row.customer_id,
-                        row.metric_id,
-                        row.start,
-                        row.end,
-                        row.slice,
-                        row.properties,
-                        row.value,
-                    )
+                    (walk.walk_id, customer, metric, row.start, row.end, row.slice, row.properties, row.value)
                 )
     except psycopg.errors.UniqueViolation as error:
         twice = error.diag.message_detail or ""

@@ -1,8 +1,9 @@
 """A plan that would take back an implausible share of what was billed stops and asks."""
 
+from datetime import timedelta
 from decimal import Decimal
 
-from metronome_pipeline_tests.world import World, failure
+from metronome_pipeline_tests.world import START, World, failure
 
 
 def _move(world: World, alias: str, source: str, target: str) -> None:
@@ -59,6 +60,7 @@ def test_a_released_plan_lets_no_other_plan_through(world: World) -> None:
 
 
 def test_what_is_held_stays_held_when_later_runs_are_about_other_hours(world: World) -> None:
+    world.at(START + timedelta(days=2))
     customer, metric = world.customer(), world.metric("SUM")
     world.imports()
     world.use(customer, metric, 1, 1000)

@@ -1,5 +1,6 @@
 """What became of each event is known, whatever happens to processes, requests and answers."""
 
+from datetime import timedelta
 from decimal import Decimal
 
 import psycopg
@@ -7,7 +8,7 @@ import pytest
 
 from metronome_pipeline.ledger import claims
 from metronome_pipeline.ledger.waiting import retry
-from metronome_pipeline_tests.world import World, failure
+from metronome_pipeline_tests.world import START, World, failure
 
 INGEST = "/v1/events/ingest-batch"
 
@@ -126,6 +127,7 @@ def test_a_quarantined_slot_takes_no_newer_event(world: World, account: tuple[st
 
 @pytest.mark.parametrize("kind", ["SUM", "MAX"])
 def test_usage_that_changed_in_quarantine_follows_with_the_next_run_of_any_hours(world: World, kind: str) -> None:
+    world.at(START + timedelta(days=2))
     customer, metric = world.customer(), world.metric(kind)
     world.imports()
     world.use(customer, metric, 1, 10)
