@@ -15,7 +15,23 @@ import click
 
 from metronome_pipeline.cli.terminal import STOPPED, Failed, WrongUse, example, say
 
-_COMMANDS = ("demo", "dev", "sandbox", "check", "quarantine", "late", "brake", "slicing", "revert")
+_COMMANDS = (
+    "demo",
+    "dev",
+    "sandbox",
+    "check",
+    "plan",
+    "quarantine",
+    "late",
+    "brake",
+    "slicing",
+    "reconcile",
+    "revert",
+    "rebuild",
+    "statement",
+    "unsubscribed",
+    "reprocess",
+)
 
 
 class _Commands(click.Group):
