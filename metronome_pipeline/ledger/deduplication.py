@@ -14,7 +14,7 @@ from typing import Literal
 from metronome_pipeline.clock import Clock
 from metronome_pipeline.errors import AlreadyExists, ApiError, PipelineError, Refused
 from metronome_pipeline.solvimon.api import SolvimonApi
-from metronome_pipeline.solvimon.records import MeterData, Organization
+from metronome_pipeline.solvimon.records import Echo, MeterData, Organization
 from metronome_pipeline.solvimon.requests import (
     MeterChange,
     NameChange,
@@ -73,7 +73,7 @@ async def probe_deduplication(api: SolvimonApi, clock: Clock, source: random.Ran
         value_reference=PROBE,
         number=Decimal(1),
     )
-    echoes: list[MeterData] = []
+    echoes: list[Echo] = []
     try:
         echoes += await api.ingest([event], replay=False)
         refused = not await _send_again(api, event, echoes)
@@ -83,7 +83,7 @@ async def probe_deduplication(api: SolvimonApi, clock: Clock, source: random.Ran
     return Proof(found, because, left_behind)
 
 
-async def _send_again(api: SolvimonApi, event: UsageEvent, echoes: list[MeterData]) -> bool:
+async def _send_again(api: SolvimonApi, event: UsageEvent, echoes: list[Echo]) -> bool:
     """Sends the same event once more; False when Solvimon refuses it because its reference exists."""
     try:
         echoes += await api.ingest([event], replay=False)
@@ -93,7 +93,7 @@ async def _send_again(api: SolvimonApi, event: UsageEvent, echoes: list[MeterDat
 
 
 async def _judge(
-    api: SolvimonApi, clock: Clock, reference: str, echoes: Sequence[MeterData], *, refused: bool
+    api: SolvimonApi, clock: Clock, reference: str, echoes: Sequence[Echo], *, refused: bool
 ) -> tuple[Found, str]:
     ids = {echo.id for echo in echoes}
     counting: list[MeterData] = []

@@ -17,7 +17,7 @@ from metronome_pipeline.ledger.claims import DELIVERY_LOCK, Claim, LedgerEvent, 
 from metronome_pipeline.ledger.doubts import Doubts, sent
 from metronome_pipeline.mapping.usage import usage_event
 from metronome_pipeline.solvimon.api import SolvimonApi
-from metronome_pipeline.solvimon.records import MeterData
+from metronome_pipeline.solvimon.records import Echo
 from metronome_pipeline.solvimon.refusals import batch_limit, refusal_subject, refused_index
 from metronome_pipeline.solvimon.requests import UsageEvent
 from metronome_pipeline.storage.database import Database
@@ -245,7 +245,7 @@ class _Sending:
             ) from None
 
     async def _read_echoes(
-        self, batch: Sequence[LedgerEvent], echoes: Sequence[MeterData], resent: set[int]
+        self, batch: Sequence[LedgerEvent], echoes: Sequence[Echo], resent: set[int]
     ) -> list[LedgerEvent]:
         echoed = {echo.reference: echo for echo in echoes}
         in_doubt = []

@@ -13,7 +13,7 @@ from metronome_pipeline.errors import Refused
 from metronome_pipeline.ledger.claims import LedgerEvent, Receipt
 from metronome_pipeline.mapping.meters import property_reference
 from metronome_pipeline.solvimon.api import SolvimonApi
-from metronome_pipeline.solvimon.records import MeterData
+from metronome_pipeline.solvimon.records import Echo, MeterData
 
 _READ_BACK_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
@@ -47,7 +47,7 @@ class Doubts:
         await self._delete_extra(live)
         return judge(event, live[0] if live else originals[0])
 
-    async def judge_duplicate(self, event: LedgerEvent, echo: MeterData) -> Receipt:
+    async def judge_duplicate(self, event: LedgerEvent, echo: Echo) -> Receipt:
         """What a *duplicate* answer means: ours if the original equals ours, else restated as what the original is."""
         copies = await self.copies(event.reference)
         originals = [copy for copy in copies if not copy.is_duplicate]
@@ -61,7 +61,7 @@ class Doubts:
             )
         return judge(event, (named or live or originals)[0])
 
-    async def keep_one_copy(self, event: LedgerEvent, echo: MeterData) -> Receipt:
+    async def keep_one_copy(self, event: LedgerEvent, echo: Echo) -> Receipt:
         """After a second send where nothing ignores duplicates: keeps one live copy and deletes the others by id."""
         copies = await self.copies(event.reference)
         live = [copy for copy in copies if not copy.deleted and not copy.is_duplicate]
@@ -97,7 +97,7 @@ class Doubts:
         return bool(copies) and all(copy.deleted or copy.is_duplicate for copy in copies)
 
 
-def sent(event: LedgerEvent, echo: MeterData) -> Receipt:
+def sent(event: LedgerEvent, echo: Echo) -> Receipt:
     """The receipt of an event that Solvimon echoed as stored."""
     return Receipt(event.event_id, "delivered", solvimon_id=echo.id)
 

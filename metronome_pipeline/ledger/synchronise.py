@@ -4,7 +4,9 @@ Here: the order of the four, and the numbers that they leave. Each step is commi
 crash keeps what was done. Not here: Dagster, and which workflow asks.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -137,15 +139,36 @@ class Synchroniser:
             for hours in await self.database.run(lambda c: unsettled_windows(c, self.pair_id, metric_ids)):
                 planned, delivered = await self.send(due, hours)
                 yield Step(hours, ReadReport(), planned, delivered, revisited=True)
-        for step in steps(window, days):
-            if not read:
-                report = await self._never_read(due, step)
-            else:
-                report = await self.read(due, step, lambda so_far, step=step: progress(step, so_far))  # type: ignore[misc]
-            planned, delivered = Planned(), DeliveryReport()
-            if send:
-                planned, delivered = await self.send(due, step)
-            yield Step(step, report, planned, delivered)
+        async with aclosing(self._read_ahead(due, steps(window, days), progress, read=read)) as reports:
+            async for step, report in reports:
+                planned, delivered = Planned(), DeliveryReport()
+                if send:
+                    planned, delivered = await self.send(due, step)
+                yield Step(step, report, planned, delivered)
+
+    async def _read_ahead(
+        self, due: Due, steps_: Sequence[Window], progress: Callable[[Window, ReadReport], None], *, read: bool
+    ) -> AsyncGenerator[tuple[Window, ReadReport], None]:
+        """The report of each step, while the next one is being read: Metronome's budget is used while Solvimon is sent.
+
+        At most one step ahead, so that memory and what a crash loses stay within a week.
+        """
+
+        def begin(step: Window) -> asyncio.Task[ReadReport]:
+            return asyncio.create_task(
+                self.read(due, step, lambda so_far: progress(step, so_far)) if read else self._never_read(due, step)
+            )
+
+        following: asyncio.Task[ReadReport] | None = None
+        try:
+            for number, step in enumerate(steps_):
+                report = await (following or begin(step))
+                following = begin(steps_[number + 1]) if number + 1 < len(steps_) else None
+                yield step, report
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.wait([following])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 
 from metronome_pipeline.http import Http
-from metronome_pipeline.solvimon.records import EventTrace, MeterData
+from metronome_pipeline.solvimon.records import Echo, EventTrace, MeterData
 from metronome_pipeline.solvimon.requests import UsageEvent, event_body
 from metronome_pipeline.solvimon.stored_events import CalculatedEvents, EventRoutes, StoredEvents
 
@@ -42,7 +42,7 @@ class EventCalls(EventRoutes):
         self._events_path = events_path
         self._events_key = events_key
 
-    async def ingest(self, events: Sequence[UsageEvent], *, replay: bool) -> list[MeterData]:
+    async def ingest(self, events: Sequence[UsageEvent], *, replay: bool) -> list[Echo]:
         """Send one batch to the endpoint of the settings. A bad event refuses the whole batch.
 
         Args:
@@ -54,11 +54,11 @@ class EventCalls(EventRoutes):
             What Solvimon echoes. It may be shorter than ``events``, and says nothing about being billable: compare the
             references, and look for DUPLICATE.
         """
-        return await self._send_batch(_EVENTS, self._events_path, self._events_key, events, replay=replay)
+        return await self._send_batch(self._events_path, self._events_key, events, replay=replay)
 
-    async def ingest_list(self, events: Sequence[UsageEvent], *, replay: bool) -> list[MeterData]:
+    async def ingest_list(self, events: Sequence[UsageEvent], *, replay: bool) -> list[Echo]:
         """Send one batch to the endpoint of the vendor's schema, whatever the settings say. As ``ingest``."""
-        return await self._send_batch(_EVENTS, "/v1/events/ingest-list", "meter_datas", events, replay=replay)
+        return await self._send_batch("/v1/events/ingest-list", "meter_datas", events, replay=replay)
 
     async def ingest_one(self, event: UsageEvent, *, replay: bool) -> MeterData:
         """Send one event alone; ``replay`` as in ``ingest``."""

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 
 from metronome_pipeline.solvimon.calls import Endpoint
-from metronome_pipeline.solvimon.records import EventTrace, MeterData, PersistData
+from metronome_pipeline.solvimon.records import Echo, EventTrace, MeterData, PersistData
 from metronome_pipeline.solvimon.requests import NewPersistData, UsageEvent
 from metronome_pipeline.solvimon.stored_events import EventRoutes, StoredEvents
 
@@ -24,9 +24,9 @@ class MeterDataCalls(EventRoutes):
         """Send one event alone. ``replay``: whether it may be sent again when no answer came."""
         return await self._send_one(_METER_DATA, _METER_DATA.path, event, replay=replay)
 
-    async def ingest_meter_datas(self, events: Sequence[UsageEvent], *, replay: bool) -> list[MeterData]:
+    async def ingest_meter_datas(self, events: Sequence[UsageEvent], *, replay: bool) -> list[Echo]:
         """Send one batch; a bad event refuses it whole. The answer may be shorter: compare the references."""
-        return await self._send_batch(_METER_DATA, "/v1/ingest/meter-datas", "meter_datas", events, replay=replay)
+        return await self._send_batch("/v1/ingest/meter-datas", "meter_datas", events, replay=replay)
 
     def meter_datas(
         self,

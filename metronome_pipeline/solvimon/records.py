@@ -189,22 +189,12 @@ class ProcessedDetails(Struct, frozen=True, kw_only=True):
     not_matched: NotMatched | None = None
 
 
-class MeterData(Struct, frozen=True, kw_only=True):
-    """A stored event ("meter data"). ``cost_prediction`` is read of calculated events alone."""
+class Echo(Struct, frozen=True, kw_only=True):
+    """What a batch's answer says of one event: all of it that a delivery needs, of a body with much more."""
 
     id: str
     reference: str | None = None
-    customer_id: str | None = None
-    customer_reference: str | None = None
-    meter_id: str | None = None
-    meter_reference: str | None = None
-    timestamp: datetime | None = None
-    created_at: str | None = None
-    meter_values: tuple[EventValue, ...] = ()
-    meter_properties: tuple[EventProperty, ...] = ()
     processed_details: ProcessedDetails | None = None
-    deleted: bool = False
-    cost_prediction: CostPrediction | None = None
 
     @property
     def is_duplicate(self) -> bool:
@@ -218,6 +208,21 @@ class MeterData(Struct, frozen=True, kw_only=True):
         if details is None:
             return None
         return (details.duplicate and details.duplicate.of_meter_data_id) or details.duplicate_of_meter_data_id
+
+
+class MeterData(Echo, frozen=True, kw_only=True):
+    """A stored event ("meter data"). ``cost_prediction`` is read of calculated events alone."""
+
+    customer_id: str | None = None
+    customer_reference: str | None = None
+    meter_id: str | None = None
+    meter_reference: str | None = None
+    timestamp: datetime | None = None
+    created_at: str | None = None
+    meter_values: tuple[EventValue, ...] = ()
+    meter_properties: tuple[EventProperty, ...] = ()
+    deleted: bool = False
+    cost_prediction: CostPrediction | None = None
 
 
 class TraceLink(Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ Here: shapes, and how a moment and a number are written. UNSET fields are left o
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -189,16 +190,37 @@ class UsageEvent(Struct, frozen=True):
     properties: tuple[tuple[str, str], ...] = ()
 
 
-def event_body(event: UsageEvent) -> dict[str, object]:
-    """A usage event in the API's shape. Without ``id``: a client's own id is no promise of deduplication."""
-    return {
-        "reference": event.reference,
-        "customer_reference": event.customer_reference,
-        "meter_reference": event.meter_reference,
-        "timestamp": plain_instant(event.timestamp),
-        "meter_values": [{"reference": event.value_reference, "number": plain_number(event.number)}],
-        "meter_properties": [{"reference": reference, "value": value} for reference, value in event.properties],
-    }
+class _Quantity(Struct, frozen=True):
+    reference: str
+    number: str
+
+
+class _Property(Struct, frozen=True):
+    reference: str
+    value: str
+
+
+class EventBody(Struct, frozen=True):
+    """A usage event as it is sent. Without ``id``: a client's own id is no promise of deduplication."""
+
+    reference: str
+    customer_reference: str
+    meter_reference: str
+    timestamp: str
+    meter_values: tuple[_Quantity, ...]
+    meter_properties: tuple[_Property, ...]
+
+
+def event_body(event: UsageEvent) -> EventBody:
+    """A usage event in the API's shape."""
+    return EventBody(
+        event.reference,
+        event.customer_reference,
+        event.meter_reference,
+        plain_instant(event.timestamp),
+        (_Quantity(event.value_reference, plain_number(event.number)),),
+        tuple(_Property(reference, value) for reference, value in event.properties),
+    )
 
 
 def events_body(events: Sequence[UsageEvent], key: str) -> bytes:
@@ -206,6 +228,8 @@ def events_body(events: Sequence[UsageEvent], key: str) -> bytes:
     return msgspec.json.encode({key: [event_body(event) for event in events]})
 
 
+# A batch is about few hours: most of its instants were written before.
+@lru_cache(maxsize=4096)
 def plain_instant(moment: datetime) -> str:
     """``YYYY-MM-DDThh:mm:ssZ``.
 

@@ -15,6 +15,7 @@ from msgspec import Raw, Struct
 from metronome_pipeline.solvimon.calls import Calls, Endpoint, path_segment
 from metronome_pipeline.solvimon.money import CostPrediction
 from metronome_pipeline.solvimon.records import (
+    Echo,
     EventProperty,
     EventTrace,
     EventValue,
@@ -22,7 +23,7 @@ from metronome_pipeline.solvimon.records import (
     ProcessedDetails,
 )
 from metronome_pipeline.solvimon.requests import UsageEvent, event_body, events_body
-from metronome_pipeline.wire import NotAsPromised, decoded
+from metronome_pipeline.wire import NotAsPromised, decoded, field_and_reason
 
 
 class _ValueBody(Struct, frozen=True, kw_only=True):
@@ -109,7 +110,7 @@ class CalculatedEvents(StoredEvents):
 _PRICED = msgspec.json.Decoder(_Priced)
 _TRACE = Endpoint("/v1/events", "EVENT_TRACE", EventTrace)
 _BATCH = msgspec.json.Decoder(dict[str, Raw])
-_ROWS = msgspec.json.Decoder(list[Raw])
+_ECHOES = msgspec.json.Decoder(list[Echo])
 _STRING = msgspec.json.Decoder(str)
 
 
@@ -120,11 +121,9 @@ class EventRoutes(Calls):
         body = msgspec.json.encode(event_body(event))
         return await self.http.send(f"POST {path}", "POST", path, body=body, decode=kind.read, replay=replay)
 
-    async def _send_batch(
-        self, kind: StoredEvents, path: str, key: str, events: Sequence[UsageEvent], *, replay: bool
-    ) -> list[MeterData]:
+    async def _send_batch(self, path: str, key: str, events: Sequence[UsageEvent], *, replay: bool) -> list[Echo]:
         body = events_body(events, key)
-        decode = partial(_read_batch, kind=kind, key=key)
+        decode = partial(_read_batch, key=key)
         return await self.http.send(f"POST {path}", "POST", path, body=body, decode=decode, replay=replay)
 
     def _stored(
@@ -161,12 +160,15 @@ class EventRoutes(Calls):
         return await self.http.send(f"POST {kind.path}/{{id}}/delete", "POST", path, decode=kind.read)
 
 
-def _read_batch(content: bytes, kind: StoredEvents, key: str) -> list[MeterData]:
+def _read_batch(content: bytes, key: str) -> list[Echo]:
     body = decoded(_BATCH, content)
     if key not in body:
         raise NotAsPromised(key, "is missing")
-    rows = decoded(_ROWS, bytes(body[key]))
-    return [kind.read_row(raw, f"{key}[{index}]") for index, raw in enumerate(rows)]
+    try:
+        return decoded(_ECHOES, bytes(body[key]))
+    except msgspec.ValidationError as error:
+        field, reason = field_and_reason(error)
+        raise NotAsPromised(f"{key}{field}" if field.startswith("[") else key, reason) from None
 
 
 def _text(raw: bytes) -> str | None:
