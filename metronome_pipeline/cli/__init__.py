@@ -31,6 +31,7 @@ _COMMANDS = (
     "statement",
     "unsubscribed",
     "reprocess",
+    "alert",
 )
 
 

@@ -23,6 +23,7 @@ EVERY_COMMAND = (
     ("brake", "release"),
     ("slicing", "show"),
     ("slicing", "switch"),
+    ("rebuild",),
 )
 
 
