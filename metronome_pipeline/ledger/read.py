@@ -48,13 +48,14 @@ class Window:
 
 @dataclass(frozen=True)
 class UsageReader:
-    """Reads usage of one account pair into the database."""
+    """Reads usage of one account pair into the database. ``new_shelf``: where its walks go; a rehearsal has its own."""
 
     api: MetronomeApi
     database: Database
     pair_id: int
     run_id: str
     in_flight: int = 8
+    new_shelf: Callable[..., Shelf] = Shelf
 
     async def read(
         self,
@@ -71,9 +72,8 @@ class UsageReader:
             Unavailable, RateLimited: Several walks after each other got no answer: Metronome is down.
         """
         grouped = any(metric.group_key for metric in metrics)
-        shelf = Shelf(self.database, self.pair_id, self.run_id, grouped=grouped)
-        size = 1 if grouped else _metrics_per_walk(len(customer_ids), len(metrics), self.in_flight)
-        parts = [metrics[first : first + size] for first in range(0, len(metrics), size)]
+        shelf = self.new_shelf(self.database, self.pair_id, self.run_id, grouped=grouped)
+        parts = parts_of(metrics, len(customer_ids), self.in_flight, grouped=grouped)
         walks = iter([(customer_id, part) for customer_id in customer_ids for part in parts])
 
         async def work() -> None:
@@ -81,7 +81,7 @@ class UsageReader:
                 await self._walk(customer_id, part, window, shelf)
                 progress(shelf.report)
 
-        await self.database.run(readings.forget_old_walks)
+        await shelf.tidy()
         try:
             await work_together(work, self.in_flight)
             await shelf.store()
@@ -237,6 +237,14 @@ def steps(window: Window, days: int = 7) -> list[Window]:
     while (cut := midnight(cuts[-1]) + days * _DAY) < window.end:
         cuts.append(cut)
     return [Window(start, end) for start, end in zip(cuts, [*cuts[1:], window.end], strict=True)]
+
+
+def parts_of(
+    metrics: Sequence[BilledMetric], customers: int, in_flight: int, *, grouped: bool
+) -> list[Sequence[BilledMetric]]:
+    """The metrics that are walked together, for each of so many customers."""
+    size = 1 if grouped else _metrics_per_walk(customers, len(metrics), in_flight)
+    return [metrics[first : first + size] for first in range(0, len(metrics), size)]
 
 
 def _metrics_per_walk(customers: int, metrics: int, in_flight: int) -> int:

@@ -156,6 +156,10 @@ FROM (
            e.customer_id, e.metric_id, e.start_at, k.counted, e.reference, k.id
     FROM compared k JOIN ledger.events e USING (event_id) WHERE k.verdict = 'kept'
     UNION ALL
+    SELECT 'deleted in Solvimon: nothing is sent for it until it is released, see `revert list`',
+           customer_id, metric_id, start_at, number, reference, id
+    FROM chosen WHERE added_id IS NOT NULL AND deleted AND NOT live AND NOT maximum
+    UNION ALL
     SELECT 'Solvimon does not show it; the ledger keeps counting it', e.customer_id, e.metric_id, e.start_at,
            CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END, e.reference, NULL
     FROM ledger.events e LEFT JOIN ledger.restatements s USING (event_id)
@@ -181,7 +185,7 @@ FROM (
     SELECT CASE WHEN deleted THEN 'deleted in Solvimon: counts nothing'
                 ELSE 'duplicate without an original: counts nothing' END,
            customer_id, metric_id, start_at, number, reference, id
-    FROM chosen x WHERE added_id IS NOT NULL AND NOT live AND NOT (maximum AND EXISTS (
+    FROM chosen x WHERE added_id IS NOT NULL AND NOT live AND (maximum OR NOT deleted) AND NOT (maximum AND EXISTS (
         SELECT FROM chosen y WHERE y.counts IS NOT NULL AND (y.metric_id, y.customer_id, y.start_at, y.slice)
             = (x.metric_id, x.customer_id, x.start_at, x.slice)))
     UNION ALL

@@ -37,7 +37,7 @@ def recover(connection: Connection, pair_id: int, *, run_id: str, asked: str) ->
         done[_WORDS[verdict]] = number
     done["added"] = connection.execute(_ADD, parameters).rowcount
     connection.execute(_LINK, parameters)
-    for statement in (_ADD_RECEIPTS, _ADD_RESTATEMENTS, _NOTE_CHANGED, "ANALYZE changed"):
+    for statement in (_ADD_RECEIPTS, _ADD_RESTATEMENTS, _CLOSE_DELETED, _NOTE_CHANGED, "ANALYZE changed"):
         connection.execute(statement, parameters)
     done["superseded"] = connection.execute(_SUPERSEDE, parameters).rowcount
     for statement in (_FORGET_ALL,) if empty else (_NOTE_HOURS, _FORGET):
@@ -206,6 +206,14 @@ FROM chosen WHERE added_id IS NOT NULL ORDER BY added_id
 _ADD_RESTATEMENTS = """
 INSERT INTO ledger.restatements (event_id, number)
 SELECT added_id, NULL FROM chosen WHERE added_id IS NOT NULL AND counts IS NULL
+"""
+
+# Of a sum, only a person deletes an event: it is not sent again unasked. (A maximum's may have been ours.)
+_CLOSE_DELETED = """
+INSERT INTO ledger.reverted_slots (pair_id, metric_id, customer_id, start_at, end_at, slice, run_id, asked_by)
+SELECT DISTINCT %(pair_id)s, metric_id, customer_id, start_at, end_at, slice, %(run_id)s, %(asked)s::text
+FROM chosen WHERE added_id IS NOT NULL AND deleted AND NOT live AND NOT maximum
+ON CONFLICT DO NOTHING
 """
 
 _NOTE_CHANGED = """

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 
+from metronome_pipeline.errors import PipelineError
 from metronome_pipeline.ledger import proposals
 from metronome_pipeline.ledger.late import Lateness
 from metronome_pipeline.ledger.plan import PLANNING_LOCK
@@ -18,6 +19,10 @@ from metronome_pipeline.ledger.proposals import Proposal
 Connection = psycopg.Connection[Any]
 REFUSED_COLUMNS = ("customer", "metric", "hour", "slot", "why")
 REVERTED_COLUMNS = ("run", "slots", "first hour", "last hour", "asked by", "at")
+
+
+class NotReverted(PipelineError):
+    """The run is not one that can be taken back."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,12 @@ def revert(connection: Connection, pair_id: int, run_id: str, *, by: str) -> Rev
     A sum gets one correction of minus what the run added. A maximum goes back to the value before the run: what is
     above it is deleted. A slot that another run has corrected since, or that has an event under way, is refused by
     name. What was reverted before is left alone, so that repeating it does nothing.
+
+    Raises:
+        NotReverted: The events stand there as a rebuild's, which sent nothing.
     """
+    if run_id.startswith("rebuild "):
+        raise NotReverted(f"{run_id!r} is no run that delivered anything: a rebuild writes down what Solvimon holds.")
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, pair_id])
     own_id = f"revert of {run_id}"
     parameters = {"pair_id": pair_id, "run_id": run_id, "own_id": own_id, "by": by}

@@ -368,9 +368,13 @@ def test_a_used_reference_is_never_used_again(world: World) -> None:
     foreign(world, customer, metric, 2, 600, by_hour[2])
     lose_ledger(world)
     done = rebuild(world)
-    assert done.status == 0, done.err
-    assert "deleted in Solvimon: counts nothing" in done.out
+    assert done.status == 1
+    assert "deleted in Solvimon: nothing is sent for it until it is released" in done.out
     assert world.events() == [("usage", 0, Decimal(5), "deleted"), ("usage", 0, Decimal(6), "delivered")]
+    assert sent_by_a_run(world) == 0
+    ((rebuilt,),) = world.sql("SELECT run_id FROM ledger.reverted_slots")
+    assert "a rebuild writes down" in command("revert", "run", rebuilt, env=variables(world)).err
+    assert command("revert", "release", rebuilt, env=variables(world)).status == 0
     assert sent_by_a_run(world) == 1
     assert world.counted(customer, metric) == {1: 5, 2: 6}
     assert world.events()[2:] == [("correction", 1, Decimal(5), "delivered")]
