@@ -369,7 +369,7 @@ def test_a_used_reference_is_never_used_again(world: World) -> None:
     lose_ledger(world)
     done = rebuild(world)
     assert done.status == 1
-    assert "deleted in Solvimon: nothing is sent for it until it is released" in done.out
+    assert "released, see `revert list`" in done.out
     assert world.events() == [("usage", 0, Decimal(5), "deleted"), ("usage", 0, Decimal(6), "delivered")]
     assert sent_by_a_run(world) == 0
     ((rebuilt,),) = world.sql("SELECT run_id FROM ledger.reverted_slots")
