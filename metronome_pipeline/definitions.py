@@ -16,7 +16,10 @@ from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.workflows.customers import metronome_customers, solvimon_customers
 from metronome_pipeline.workflows.grouped_usage import grouped_usage_assets
 from metronome_pipeline.workflows.meters import metronome_billable_metrics, solvimon_meters
+from metronome_pipeline.workflows.period_usage import period_usage_assets
 from metronome_pipeline.workflows.products import metronome_products, solvimon_products
+from metronome_pipeline.workflows.reconciliation import reconciliation_asset
+from metronome_pipeline.workflows.sweep import usage_sweep_asset
 from metronome_pipeline.workflows.usage import usage_assets
 
 
@@ -35,7 +38,14 @@ def build_definitions(settings: Settings, overrides: Mapping[str, Any] | None = 
     ]
     all_jobs = jobs(settings.resource_owners)
     return dg.Definitions(
-        assets=[*imports, usage_assets(settings), grouped_usage_assets(settings)],
+        assets=[
+            *imports,
+            usage_assets(settings),
+            grouped_usage_assets(settings),
+            period_usage_assets(settings),
+            usage_sweep_asset(settings),
+            reconciliation_asset(settings),
+        ],
         jobs=list(all_jobs.values()),
         schedules=schedules(settings, all_jobs),
         sensors=sensors(settings, all_jobs),

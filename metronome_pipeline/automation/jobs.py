@@ -8,9 +8,13 @@ from typing import Any
 
 import dagster as dg
 
+from metronome_pipeline.ledger.sweeps import SweepKind
 from metronome_pipeline.workflows.due import Workflow
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
-from metronome_pipeline.workflows.retry import retry_quarantine
+from metronome_pipeline.workflows.period_usage import PERIOD_USAGE
+from metronome_pipeline.workflows.reconciliation_reports import RECONCILIATION
+from metronome_pipeline.workflows.retry import retry
+from metronome_pipeline.workflows.sweep import STEP, SWEEP
 from metronome_pipeline.workflows.usage import USAGE
 
 Jobs = Mapping[str, Any]
@@ -39,9 +43,31 @@ def jobs(owners: Sequence[str] = ()) -> Jobs:
             "Usage with properties of the chosen hours. Only metrics that are billed with properties.",
             owners,
         ),
+        _ingest(
+            PERIOD_USAGE,
+            "Usage by period to date of the chosen days, whose billing periods are read whole. Only metrics that "
+            "METRIC_CALCULATIONS bills by PERIOD_TO_DATE.",
+            owners,
+        ),
         _retry_quarantine(owners),
+        _sweep(SweepKind.usage, "Compare the trailing days with the ledger, and open those that differ.", owners),
+        _sweep(SweepKind.usage_by_hour, "Compare the trailing days with the ledger hour by hour.", owners),
+        _sweep(SweepKind.closed_periods, "Compare everything older with the ledger, day by day.", owners),
+        _correct(USAGE, owners),
+        _correct(GROUPED_USAGE, owners),
+        _reconcile(owners),
     ]
     return {job.name: job for job in made}
+
+
+def _reconcile(owners: Sequence[str]) -> Any:
+    return dg.define_asset_job(
+        "reconcile",
+        dg.AssetSelection.assets(RECONCILIATION),
+        description="Compare both sides over the chosen days, to the last digit. A range is one run. Nothing is sent.",
+        tags={"workflow": "reconciliation"},
+        metadata=shown(owners),
+    )
 
 
 def _import(name: str, description: str, owners: Sequence[str]) -> Any:
@@ -71,9 +97,32 @@ def _retry_quarantine(owners: Sequence[str]) -> dg.JobDefinition:
         metadata=shown(owners),
     )
     def job() -> None:
-        retry_quarantine()
+        retry()
 
     return job
+
+
+def _sweep(kind: SweepKind, description: str, owners: Sequence[str]) -> Any:
+    return dg.define_asset_job(
+        f"sweep_{kind.value}",
+        dg.AssetSelection.assets(SWEEP),
+        description=description,
+        config={"ops": {STEP: {"config": {"kind": kind.name}}}},
+        tags={"workflow": "sweep"},
+        metadata=shown(owners),
+    )
+
+
+def _correct(workflow: Workflow, owners: Sequence[str]) -> Any:
+    """Of the destination alone: the hours were read by the sweep that the run's config names."""
+    return dg.define_asset_job(
+        f"correct_{workflow.name}",
+        dg.AssetSelection.assets(workflow.destination),
+        description="Plan and send what a sweep found, from the hours that it has read. Requested by the sensor "
+        "sweep_findings.",
+        tags={"workflow": workflow.name},
+        metadata=shown(owners),
+    )
 
 
 def shown(owners: Sequence[str]) -> dict[str, str]:

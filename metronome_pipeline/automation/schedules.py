@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from metronome_pipeline.automation.daily import daily_period_usage
 from metronome_pipeline.automation.jobs import Jobs, shown
+from metronome_pipeline.automation.reconciliations import daily_reconciliation
 from metronome_pipeline.automation.runs import (
     HOUR,
     IN_VAIN,
@@ -20,6 +22,7 @@ from metronome_pipeline.automation.runs import (
     key_of,
     runs_of,
 )
+from metronome_pipeline.automation.sweeps import sweep_schedules
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.workflows.due import Workflow
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
@@ -38,6 +41,9 @@ def schedules(settings: Settings, jobs: Jobs) -> list[dg.ScheduleDefinition]:
     return [
         _hourly(settings, jobs["ingest_usage"], USAGE, running=settings.usage_enabled),
         _hourly(settings, jobs["ingest_grouped_usage"], GROUPED_USAGE, running=settings.grouped_usage_enabled),
+        daily_period_usage(settings, jobs["ingest_period_usage"]),
+        *sweep_schedules(settings, jobs),
+        daily_reconciliation(settings, jobs["reconcile"]),
     ]
 
 

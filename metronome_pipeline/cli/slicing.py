@@ -52,7 +52,10 @@ def show() -> None:
 @command.command(epilog=example("slicing switch 7f8a6c1e-… --to region,tier --yes"))
 @click.argument("metric_id")
 @click.option(
-    "--to", "to", metavar="SLICING", help="ungrouped, or a group key: key or key,key. Default: the settings'."
+    "--to",
+    "to",
+    metavar="SLICING",
+    help="ungrouped, a group key (key or key,key), or period_to_date. Default: the settings'.",
 )
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @asked_by()
@@ -60,7 +63,7 @@ def switch(metric_id: str, to: str | None, yes: bool, by: str) -> None:  # noqa:
     """Bill a metric through another slicing from now on.
 
     Each hour is corrected, never doubled, when it is next read: by the next hourly run, which reads all of the metric's
-    hours since the cut-over again, or by a backfill.
+    hours since the cut-over again, or by a backfill. Of period_to_date, it is the next daily run, and each day.
     """
     from metronome_pipeline.cli.pair import open_pair  # noqa: PLC0415
     from metronome_pipeline.ledger.slicings import slicings, switch_slicing  # noqa: PLC0415
@@ -80,11 +83,11 @@ def switch(metric_id: str, to: str | None, yes: bool, by: str) -> None:  # noqa:
             raise click.Abort
         with opened.database.transaction() as connection:
             switch_slicing(connection, opened.pair.pair_id, metric.metric_id, target, by=by)
-    say(f"Switched by {by}: {metric.name} is billed through {target}. The next hourly run reads its hours again.")
+    say(f"Switched by {by}: {metric.name} is billed through {target}. Its next scheduled run reads its usage again.")
     if target != wanted:
         say(
             f"The settings still say {wanted}, so runs refuse the metric: change METRIC_SLICINGS or "
-            "GROUPED_USAGE_ENABLED."
+            "GROUPED_USAGE_ENABLED, or METRIC_CALCULATIONS for period_to_date."
         )
 
 
@@ -102,12 +105,19 @@ def _metric(opened: "OpenPair", metric_id: str) -> "KnownMetric":
 
 def _slicing(metric: "KnownMetric", text: str) -> str:
     """The slicing that a person spelled: its name, or the keys by comma."""
-    from metronome_pipeline.mapping.usage import UNGROUPED, slicing_of  # noqa: PLC0415
+    from metronome_pipeline.mapping.usage import (  # noqa: PLC0415
+        EXACT_CALCULATIONS,
+        PERIOD_TO_DATE,
+        UNGROUPED,
+        slicing_of,
+    )
 
     named = {",".join(key): slicing_of(key) for key in metric.group_keys}
     named |= {UNGROUPED: UNGROUPED, **{slicing: slicing for slicing in named.values()}}
+    by_period = [] if metric.aggregation_type in EXACT_CALCULATIONS else [PERIOD_TO_DATE]
+    named |= dict(zip(by_period, by_period, strict=True))
     if text not in named:
-        choices = " | ".join([UNGROUPED, *(",".join(key) for key in metric.group_keys)])
+        choices = " | ".join([UNGROUPED, *(",".join(key) for key in metric.group_keys), *by_period])
         raise WrongUse(f"{text!r} is no slicing of {metric.name}: choose {choices}.")
     return named[text]
 

@@ -25,12 +25,12 @@ class RetryConfig(dg.Config):
 
 
 @dg.op(
-    name="retry_quarantine",
+    name="retry",
     pool="solvimon_api",
     description="Lets events leave quarantine and sends them at once, unchanged. Where Metronome says something else "
     "by now, the next run of any hours sends the difference.",
 )
-def retry_quarantine(
+def retry(
     context: dg.OpExecutionContext,
     config: RetryConfig,
     metronome: MetronomeResource,

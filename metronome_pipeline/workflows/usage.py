@@ -46,6 +46,7 @@ EVENT_COLUMNS = column_schema(
         "reference": ("text", "The event's reference in Solvimon."),
         "planned_at": ("timestamptz", "When it was written down, before it was sent."),
         "run_id": ("text", "The Dagster run that planned it."),
+        "late": ("boolean", "A change that came when the invoice of its period was final."),
     }
 )
 

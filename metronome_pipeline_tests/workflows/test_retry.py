@@ -10,7 +10,7 @@ _HOUR = "SELECT ledger.event_reference(%s, %s, %s, %s + interval '1 hour', 'tota
 
 
 def _retry(world: World, **config: object) -> dg.ExecuteInProcessResult:
-    return world.run("retry_quarantine", config={"ops": {"retry_quarantine": {"config": config}}})
+    return world.run("retry_quarantine", config={"ops": {"retry": {"config": config}}})
 
 
 def test_the_job_sends_what_was_refused_once_the_cause_is_mended_and_says_who_asked(world: World) -> None:

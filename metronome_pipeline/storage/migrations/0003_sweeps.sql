@@ -1,19 +1,20 @@
 -- Sweeps: looks back over what was billed, coarse to fine, and what they found.
 
 CREATE TABLE ledger.sweeps (
-    sweep_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    pair_id  int NOT NULL REFERENCES ledger.account_pairs,
-    kind     text NOT NULL CHECK (kind IN ('usage', 'usage_by_hour', 'closed_periods')),
-    start_at timestamptz NOT NULL,
-    end_at   timestamptz NOT NULL,
-    pairs    int NOT NULL DEFAULT 0,
-    began_at timestamptz NOT NULL DEFAULT ledger.moment(),
-    ended_at timestamptz,
-    outcome  text CHECK (outcome IN ('complete', 'incomplete')),
-    run_id   text NOT NULL,
+    sweep_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    pair_id     int NOT NULL REFERENCES ledger.account_pairs,
+    kind        text NOT NULL CHECK (kind IN ('usage', 'usage_by_hour', 'closed_periods')),
+    start_at    timestamptz NOT NULL,
+    end_at      timestamptz NOT NULL,
+    pairs       int NOT NULL DEFAULT 0,
+    began_at    timestamptz NOT NULL DEFAULT ledger.moment(),
+    taken_up_at timestamptz NOT NULL DEFAULT ledger.moment(),
+    ended_at    timestamptz,
+    outcome     text CHECK (outcome IN ('complete', 'incomplete')),
+    run_id      text NOT NULL,
     CHECK ((ended_at IS NULL) = (outcome IS NULL))
 );
-COMMENT ON TABLE ledger.sweeps IS 'Each look back over what was billed, with the window that it began with. run_id: the last run that was at it. incomplete: given up after a day, with pairs that nobody had asked for.';
+COMMENT ON TABLE ledger.sweeps IS 'Each look back over what was billed, with the window that it began with. run_id: the last run that took it up. incomplete: given up after a day, with pairs that nobody had asked for.';
 CREATE UNIQUE INDEX sweeps_unfinished ON ledger.sweeps (pair_id, kind) WHERE ended_at IS NULL;
 CREATE INDEX sweeps_ended ON ledger.sweeps (pair_id, kind, sweep_id);
 
@@ -55,6 +56,12 @@ CREATE TABLE metronome.day_totals (
 );
 COMMENT ON COLUMN metronome.day_totals.by_day_at IS 'When the total of this UTC day was last read, and was what it should be.';
 COMMENT ON COLUMN metronome.day_totals.by_hour_at IS 'When a sweep last read the hours of this UTC day.';
+
+-- The total of each hour as it was last read, whichever way its metric is billed.
+CREATE VIEW metronome.hourly_totals AS
+SELECT pair_id, customer_id, metric_id, start_at, value, false AS grouped FROM metronome.usage
+UNION ALL
+SELECT pair_id, customer_id, metric_id, start_at, value, true FROM metronome.grouped_usage WHERE slice = 'total';
 
 CREATE TABLE ledger.findings (
     finding_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
