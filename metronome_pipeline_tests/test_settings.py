@@ -191,8 +191,16 @@ WRONG = [
         json.dumps({METRIC: {}}),
         f"of {METRIC} is '[]': write \"ungrouped\" or a list of different group keys.",
     ),
-    ("METRIC_CALCULATIONS", json.dumps({METRIC: "AVG"}), f'of {METRIC} is \'"AVG"\': write "SUM" or "MAX".'),
-    ("METRIC_CALCULATIONS", json.dumps({METRIC: ["SUM"]}), f'of {METRIC} is \'["SUM"]\': write "SUM" or "MAX".'),
+    (
+        "METRIC_CALCULATIONS",
+        json.dumps({METRIC: "AVG"}),
+        f'of {METRIC} is \'"AVG"\': write "SUM", "MAX" or "PERIOD_TO_DATE".',
+    ),
+    (
+        "METRIC_CALCULATIONS",
+        json.dumps({METRIC: ["SUM"]}),
+        f'of {METRIC} is \'["SUM"]\': write "SUM", "MAX" or "PERIOD_TO_DATE".',
+    ),
     ("DEFAULT_CUSTOMER_EMAIL", "nobody", "is 'nobody': write one e-mail address, or leave it empty."),
     ("BRAKE_SHARE", "20%", "is '20%': write a share from 0 to 1, such as 0.20."),
     ("BRAKE_SHARE", "NaN", "is 'NaN': write a share from 0 to 1, such as 0.20."),
@@ -312,7 +320,7 @@ def test_lists_and_maps_are_read_in_lower_case() -> None:
         USAGE_METRICS=METRIC,
         CUSTOMER_USAGE_STARTS=json.dumps({CUSTOMER.upper(): "2026-02-01T03:00Z"}),
         METRIC_SLICINGS=json.dumps({METRIC.upper(): ["region", "größe"], CUSTOMER: "ungrouped"}),
-        METRIC_CALCULATIONS=json.dumps({METRIC: "MAX"}),
+        METRIC_CALCULATIONS=json.dumps({METRIC: "MAX", CUSTOMER: "PERIOD_TO_DATE"}),
         RESOURCE_OWNERS="team:billing, ops@example.com",
         GROUPED_USAGE_ENABLED="On",
     )
@@ -321,7 +329,7 @@ def test_lists_and_maps_are_read_in_lower_case() -> None:
     assert found.usage_start_of(CUSTOMER) == datetime(2026, 2, 1, 3, tzinfo=UTC)
     assert found.usage_start_of(METRIC) == found.usage_start
     assert found.metric_slicings == {METRIC: ("region", "größe"), CUSTOMER: "ungrouped"}
-    assert found.metric_calculations == {METRIC: "MAX"}
+    assert found.metric_calculations == {METRIC: "MAX", CUSTOMER: "PERIOD_TO_DATE"}
     assert found.resource_owners == ("team:billing", "ops@example.com")
     assert found.grouped_usage_enabled is True
 

@@ -94,7 +94,7 @@ def _write(
     connection: Connection, scope: Scope, run_id: str, witness: Callable[[list[Proposal]], None] | None
 ) -> Planned:
     held: list[Brake] = []
-    if scope.brake:
+    if scope.brake and proposals.lower_anything(connection):
         held = brakes.hold(connection, scope.pair_id, scope.start, scope.end, scope.brake, run_id=run_id)
     late.mark(connection, scope.lateness)
     if witness:
@@ -151,6 +151,9 @@ WHERE c.pair_id = %(pair_id)s
   AND c.covered && tstzrange(%(start)s, %(end)s)
 """
 
+# OFFSET 0 makes Postgres look each pair up by its index. Without statistics, as after a first backfill, it would choose
+# to read the whole table for each.
+#
 # Committed: every event of the slot that is planned, sending, quarantined, held or taken. A slot that was reverted is
 # closed like one with an open event, until a person releases it.
 _COMMITTED = """
@@ -161,8 +164,11 @@ SELECT e.customer_id, e.metric_id, e.start_at, e.end_at, e.slice, min(e.properti
        max(e.revision) AS revision,
        bool_or(o.event_id IS NOT NULL OR v.run_id IS NOT NULL) AS open
 FROM covered c
-JOIN ledger.events e ON e.pair_id = %(pair_id)s AND e.metric_id = c.metric_id AND e.customer_id = c.customer_id
-    AND e.start_at >= %(start)s AND e.start_at < %(end)s AND c.hours @> e.start_at
+CROSS JOIN LATERAL (
+    SELECT * FROM ledger.events e
+    WHERE e.pair_id = %(pair_id)s AND e.metric_id = c.metric_id AND e.customer_id = c.customer_id
+      AND e.start_at >= %(start)s AND e.start_at < %(end)s AND c.hours @> e.start_at OFFSET 0
+) AS e
 LEFT JOIN ledger.restatements s USING (event_id)
 LEFT JOIN ledger.open_events o USING (event_id)
 LEFT JOIN ledger.reverted_slots v ON (v.pair_id, v.metric_id, v.customer_id, v.start_at, v.end_at, v.slice)
@@ -174,8 +180,11 @@ _OBSERVED = """
 CREATE TEMP TABLE observed ON COMMIT DROP AS
 SELECT u.customer_id, u.metric_id, u.start_at, u.end_at, 'total'::text AS slice, NULL::text AS properties, u.value
 FROM covered c
-JOIN metronome.usage u ON u.pair_id = %(pair_id)s AND u.metric_id = c.metric_id AND u.customer_id = c.customer_id
-    AND u.start_at >= %(start)s AND u.start_at < %(end)s AND c.hours @> u.start_at
+CROSS JOIN LATERAL (
+    SELECT * FROM metronome.usage u
+    WHERE u.pair_id = %(pair_id)s AND u.metric_id = c.metric_id AND u.customer_id = c.customer_id
+      AND u.start_at >= %(start)s AND u.start_at < %(end)s AND c.hours @> u.start_at OFFSET 0
+) AS u
 WHERE c.slicing = ANY (%(whole)s)
 """
 
@@ -192,9 +201,11 @@ FROM (
            sum(g.value) FILTER (WHERE g.slice <> 'total') OVER hour AS added,
            max(g.value) FILTER (WHERE g.slice <> 'total') OVER hour AS highest
     FROM covered c
-    JOIN metronome.grouped_usage g ON g.pair_id = %(pair_id)s AND g.metric_id = c.metric_id
-        AND g.customer_id = c.customer_id
-        AND g.start_at >= %(start)s AND g.start_at < %(end)s AND c.hours @> g.start_at
+    CROSS JOIN LATERAL (
+        SELECT * FROM metronome.grouped_usage g
+        WHERE g.pair_id = %(pair_id)s AND g.metric_id = c.metric_id AND g.customer_id = c.customer_id
+          AND g.start_at >= %(start)s AND g.start_at < %(end)s AND c.hours @> g.start_at OFFSET 0
+    ) AS g
     WHERE c.slicing <> ALL (%(whole)s)
     WINDOW hour AS (PARTITION BY g.metric_id, g.customer_id, g.start_at)
 ) AS hours

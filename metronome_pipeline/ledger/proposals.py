@@ -53,6 +53,12 @@ def propose(connection: Connection, pair_id: int, *, maxima: bool) -> bool:
     return connection.execute("SELECT 1 FROM proposed LIMIT 1").fetchone() is not None
 
 
+def lower_anything(connection: Connection) -> bool:
+    """Whether some slot would count less than before: without one, nothing can fall."""
+    lower = "SELECT 1 FROM proposed WHERE kind = 'deletion' OR number < 0 LIMIT 1"
+    return connection.execute(lower).fetchone() is not None
+
+
 def listed(connection: Connection) -> list[Proposal]:
     """What is proposed, in the order in which it would be written."""
     return [Proposal(*row) for row in connection.execute(_LIST)]

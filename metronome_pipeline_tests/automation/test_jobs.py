@@ -37,6 +37,7 @@ def test_each_job_does_its_workflow_and_says_so(world: World) -> None:
         | {f"solvimon/{it}" for it in SOURCES},
         "ingest_usage": {"metronome/usage", "solvimon/usage_events"},
         "ingest_grouped_usage": {"metronome/grouped_usage", "solvimon/grouped_usage_events"},
+        "ingest_period_usage": {"metronome/period_usage", "solvimon/period_usage_events"},
     }
     jobs = {job.name: job for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")}
     found = {

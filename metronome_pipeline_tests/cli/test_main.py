@@ -16,6 +16,8 @@ EVERY_COMMAND = (
     ("dev",),
     ("sandbox",),
     ("check",),
+    ("plan", "import"),
+    ("plan", "usage"),
     ("quarantine", "list"),
     ("quarantine", "retry"),
     ("quarantine", "drop"),

@@ -27,6 +27,12 @@ ALTER TABLE ledger.events ADD late boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN ledger.events.late IS 'A change to an hour that had been read before, planned when the invoice of its period was final.';
 CREATE INDEX events_late ON ledger.events (pair_id, event_id) WHERE late;
 
+-- Checked row by row, these took a third of a plan and of a settlement. Their rows are written by single statements from
+-- the very rows that they point at, and none is ever deleted.
+ALTER TABLE ledger.events DROP CONSTRAINT events_pair_id_fkey;
+ALTER TABLE ledger.open_events DROP CONSTRAINT open_events_event_id_fkey;
+ALTER TABLE ledger.receipts DROP CONSTRAINT receipts_event_id_fkey;
+
 ALTER TABLE ledger.receipts DROP CONSTRAINT receipts_outcome_check;
 ALTER TABLE ledger.receipts ADD CONSTRAINT receipts_outcome_check CHECK (outcome IN (
     'delivered', 'restated', 'deleted', 'quarantined', 'held', 'released', 'dropped', 'superseded'));
