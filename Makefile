@@ -36,7 +36,7 @@ types: $(READY) ## Check types
 # No index, no path, no hash: the versions alone, for every system and every Python that pyproject.toml allows.
 lock: $(READY) ## Pin the newest versions that pyproject.toml allows
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --upgrade --quiet \
+	@$(BIN)/uv pip compile pyproject.toml --extra test --extra telemetry --universal --python-version 3.11 --upgrade --quiet \
 		--no-annotate --custom-compile-command "make lock" --output-file requirements.lock
 
 # The embedded Postgres in .metronome_pipeline holds a ledger: it is never cleaned away.

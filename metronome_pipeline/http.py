@@ -78,6 +78,17 @@ class Unpaced:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One attempt of a request, once it is over. ``status`` 0 stands for no answer."""
+
+    system: str
+    endpoint: str
+    status: int
+    waited_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class RequestCounts:
     """What a session has sent so far.
 
@@ -178,6 +189,8 @@ class Http:
         self._retries = 0
         self._waited = 0.0
         self._client: httpx.AsyncClient | None = None
+        self.observer: Callable[[Attempt], None] | None = None
+        """Told of every attempt. It must not raise."""
 
     async def __aenter__(self) -> Self:
         headers = {
@@ -265,9 +278,15 @@ class Http:
         """One attempt. The place in flight is taken first: leaves granted before it would be used in one burst."""
         assert self._client is not None, "open the session with `async with`"
         async with self._in_flight:
-            self._waited += await self._pacer.wait()
+            # Added once it is known: others wait meanwhile, and add to the same sum.
+            waited = await self._pacer.wait()
+            self._waited += waited
+            began = self._clock.monotonic()
             answer = await exchange(self._client, request, timeout_seconds=self._timeout, most_bytes=self._most_bytes)
         self._by_endpoint[(request.endpoint, answer.status or 0)] += 1
+        if self.observer is not None:
+            seconds = self._clock.monotonic() - began
+            self.observer(Attempt(self.service.system, request.endpoint, answer.status or 0, waited, seconds))
         if isinstance(answer, Setback):
             return answer
         if 200 <= answer.status < 300:

@@ -206,6 +206,49 @@ def email(text: str) -> str:
     return text
 
 
+def emails(text: str) -> tuple[str, ...]:
+    """E-mail addresses, by comma."""
+    found = tuple(_listed(text))
+    for address in found:
+        if not _EMAIL.fullmatch(address):
+            raise ValueError(f"names {_quoted(address)}: write e-mail addresses, by comma")
+    return found
+
+
+def webhook_url(text: str) -> str:
+    """A web address with its path: https, or http to loopback. Held as a secret: whoever knows it can write there."""
+    parts = _split_url(text)
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.username is not None or parts.fragment:
+        raise ValueError("is not a web address: copy it again, it begins with https://")
+    if parts.scheme == "http" and not _is_loopback_host(parts.hostname):
+        raise ValueError("is plain http, which would show it to the network: write https://")
+    return text
+
+
+def page_url(text: str) -> str:
+    """A web address that people open, http or https, without a user; no slash at its end."""
+    parts = _split_url(text)
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.username is not None:
+        raise ValueError(f"is {_quoted(text)}: write a web address such as https://dagster.example.com")
+    if parts.query or parts.fragment:
+        raise ValueError(f"is {_quoted(text)}: leave out what begins with ? or #")
+    return text.rstrip("/")
+
+
+def smtp_url(text: str) -> str:
+    """``smtp://`` (with STARTTLS) or ``smtps://``, user and password, host and port. Held as a secret."""
+    parts = _split_url(text)
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or parts.path.strip("/") or parts.query:
+        # Its text may hold a password: it is never repeated.
+        raise ValueError(
+            "is not of the form smtp://user:password@host:587 or smtps://user:password@host:465: write / : @ ? # in "
+            "the password as %2F %3A %40 %3F %23"
+        )
+    if (parts.username is None) != (parts.password is None):
+        raise ValueError("has a user without a password, or a password without a user: name both or neither")
+    return text
+
+
 def owners(text: str) -> tuple[str, ...]:
     """``team:name`` or e-mail addresses, by comma: the two kinds of owner that Dagster knows."""
     found = _listed(text)
@@ -258,11 +301,11 @@ def _slicing_of(key: str, value: object) -> str | tuple[str, ...]:
 
 
 def calculation_by_id(text: str) -> Mapping[str, str]:
-    """A JSON object from metric id to ``"SUM"`` or ``"MAX"``."""
+    """A JSON object from metric id to ``"SUM"``, ``"MAX"`` or ``"PERIOD_TO_DATE"``."""
     found = _object(text)
     for key, value in found.items():
-        if value not in ("SUM", "MAX"):
-            raise ValueError(f'of {key} is {_quoted(json.dumps(value))}: write "SUM" or "MAX"')
+        if value not in ("SUM", "MAX", "PERIOD_TO_DATE"):
+            raise ValueError(f'of {key} is {_quoted(json.dumps(value))}: write "SUM", "MAX" or "PERIOD_TO_DATE"')
     return {key: str(value) for key, value in found.items()}
 
 

@@ -21,7 +21,7 @@ from metronome_pipeline.errors import PipelineError
 TEST_HOST = "test.api.solvimon.com"
 
 Slicing = Literal["ungrouped"] | tuple[str, ...]
-Calculation = Literal["SUM", "MAX"]
+Calculation = Literal["SUM", "MAX", "PERIOD_TO_DATE"]
 
 
 class SettingsError(PipelineError):
@@ -76,7 +76,29 @@ class PostgresSettings(BaseModel):
         raise SettingsError(sentences)
 
 
-class Settings(PostgresSettings):
+class TelemetrySettings(PostgresSettings):
+    """Whether OpenTelemetry is on. Its other variables, ``OTEL_…``, are OpenTelemetry's own."""
+
+    telemetry: Annotated[bool | None, BeforeValidator(values.switch)] = Field(
+        None,
+        alias="METRONOME_PIPELINE_TELEMETRY",
+        description="OpenTelemetry traces and metrics of runs: true or false. Unset: on where "
+        "OTEL_EXPORTER_OTLP_ENDPOINT is set. Needs the extra `telemetry`.",
+    )
+    telemetry_endpoint: str | None = Field(
+        None,
+        alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="Where OpenTelemetry's traces and metrics go, over HTTP; http://localhost:4318 where telemetry is "
+        "on without it.",
+    )
+
+    @property
+    def telemetry_is_on(self) -> bool:
+        """Whether runs are observed."""
+        return self.telemetry if self.telemetry is not None else self.telemetry_endpoint is not None
+
+
+class Settings(TelemetrySettings):
     """All settings, checked. Made with ``from_environment``; each field's alias is the variable that sets it."""
 
     metronome_base_url: Annotated[str, BeforeValidator(values.base_url)] = Field(
@@ -122,6 +144,11 @@ class Settings(PostgresSettings):
         8,
         alias="USAGE_LOOK_BACK_DAYS",
         description="UTC days, today among them, that each hourly run reads again for late usage. 8 fill one page.",
+    )
+    sweep_days: Annotated[int, BeforeValidator(values.whole_number(1, 180))] = Field(
+        35,
+        alias="SWEEP_DAYS",
+        description="UTC days that the daily sweep compares with the ledger. Metronome takes events up to 34 days late.",
     )
     usage_customers: Annotated[frozenset[str], BeforeValidator(values.ids)] = Field(
         frozenset(), alias="USAGE_CUSTOMERS", description="Only these customers' usage (ids, by comma). Empty: all."
@@ -169,7 +196,8 @@ class Settings(PostgresSettings):
     metric_calculations: Annotated[Mapping[str, Calculation], BeforeValidator(values.calculation_by_id)] = Field(
         {},
         alias="METRIC_CALCULATIONS",
-        description='How LATEST, UNIQUE and SQL metrics are billed: a JSON object, metric id to "SUM" or "MAX".',
+        description='How LATEST, UNIQUE and SQL metrics are billed: a JSON object, metric id to "PERIOD_TO_DATE" (exact, '
+        'by day), or to the "SUM" or "MAX" of their hourly values.',
     )
     default_customer_email: Annotated[str | None, BeforeValidator(values.email)] = Field(
         None, alias="DEFAULT_CUSTOMER_EMAIL", description="The address of customers that Metronome has none for."
@@ -209,12 +237,42 @@ class Settings(PostgresSettings):
         alias="RESOURCE_OWNERS",
         description="Owners shown on every asset and job: team:name or an address, by comma.",
     )
+    alert_webhook_url: Annotated[SecretStr | None, BeforeValidator(values.webhook_url)] = Field(
+        None,
+        alias="ALERT_WEBHOOK_URL",
+        description="Where alerts are posted, as Slack's incoming webhooks take them. A secret. Unset: nowhere.",
+    )
+    alert_email_to: Annotated[tuple[str, ...], BeforeValidator(values.emails)] = Field(
+        (), alias="ALERT_EMAIL_TO", description="Who gets alerts by e-mail: addresses, by comma."
+    )
+    alert_email_from: Annotated[str | None, BeforeValidator(values.email)] = Field(
+        None, alias="ALERT_EMAIL_FROM", description="The sender of alerts by e-mail."
+    )
+    smtp_url: Annotated[SecretStr | None, BeforeValidator(values.smtp_url)] = Field(
+        None,
+        alias="SMTP_URL",
+        description="The mail server: smtp://user:password@host:587, which is used with STARTTLS, or smtps://. A "
+        "secret.",
+    )
+    alert_stale_hours: Annotated[int, BeforeValidator(values.whole_number(1, 744))] = Field(
+        3,
+        alias="ALERT_STALE_HOURS",
+        description="Hours after its close at which an hour that is not ingested is told, and one that is unsettled.",
+    )
+    alert_remind_hours: Annotated[int, BeforeValidator(values.whole_number(1, 744))] = Field(
+        24,
+        alias="ALERT_REMIND_HOURS",
+        description="Hours after which a problem that has changed since it was told is told again.",
+    )
+    dagster_ui_url: Annotated[str | None, BeforeValidator(values.page_url)] = Field(
+        None, alias="DAGSTER_UI_URL", description="Where people open Dagster: alerts link to it."
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        problems = [problem for problem in (_live_host_unconfirmed(self), _starts_before_cut_over(self)) if problem]
-        if problems:
-            raise ValueError(" ".join(problems))
+        problems = [_live_host_unconfirmed(self), _starts_before_cut_over(self), _half_of_the_mail(self)]
+        if any(problems):
+            raise ValueError(" ".join(problem for problem in problems if problem))
         return self
 
     @property
@@ -285,6 +343,18 @@ def _starts_before_cut_over(settings: Settings) -> str | None:
         f"CUSTOMER_USAGE_STARTS is before USAGE_START for {', '.join(early)}: a customer's own cut-over can only be "
         "later, as nothing from before USAGE_START is billed."
     )
+
+
+def _half_of_the_mail(settings: Settings) -> str | None:
+    parts = {
+        "ALERT_EMAIL_TO": settings.alert_email_to,
+        "ALERT_EMAIL_FROM": settings.alert_email_from,
+        "SMTP_URL": settings.smtp_url,
+    }
+    missing = [name for name, value in parts.items() if not value]
+    if not missing or len(missing) == len(parts):
+        return None
+    return f"Alerts by e-mail need {' and '.join(missing)} as well: set all three or none."
 
 
 def _sentence(problem: ErrorDetails) -> str:

@@ -20,7 +20,7 @@ def settings_table() -> str:
 
 
 def _shown(default: object) -> str:
-    if default is None or default in ("", frozenset(), {}):
+    if default is None or default in ("", (), frozenset(), {}):
         return ""
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"

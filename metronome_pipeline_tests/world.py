@@ -128,6 +128,8 @@ class World:
             statement = psycopg.sql.SQL("ALTER DATABASE {} SET ledger.ahead = {}")
             name = psycopg.sql.Identifier(connection.info.dbname)
             connection.execute(statement.format(name, f"{int(ahead.total_seconds())} seconds"))
+            # Set back, the next request would wait until the time at which the last one left.
+            connection.execute("DELETE FROM ledger.pace")
 
     def settings(self, **variables: str) -> Settings:
         return Settings.from_environment(

@@ -15,7 +15,9 @@ from typing import Self
 import dagster as dg
 import msgspec
 
+from metronome_pipeline.automation.alerts import alert_sensors
 from metronome_pipeline.automation.changes import Change, Look, Notice, change_of, look_at_audit_log
+from metronome_pipeline.automation.findings import sweep_findings
 from metronome_pipeline.automation.jobs import IMPORTS, SOURCES, Jobs, shown
 from metronome_pipeline.automation.runs import IN_VAIN, UNDER_WAY, runs_of
 from metronome_pipeline.clock import SYSTEM_CLOCK
@@ -134,7 +136,7 @@ def sensors(settings: Settings, jobs: Jobs) -> list[dg.SensorDefinition]:
             return dg.SensorResult(skip_reason=answer, cursor=following)
         return dg.SensorResult(run_requests=[answer], cursor=following)
 
-    return [account_changes]
+    return [account_changes, sweep_findings(settings, jobs), *alert_sensors(settings)]
 
 
 def _stored(opened: Store, allowed: _Allowed) -> tuple[list[Change], dict[Kind, Count]]:

@@ -24,7 +24,7 @@ _IN_WORDS: Mapping[What, str] = {
     "hold: late": "hold (late)",
     "wait": "leave waiting (hours)",
 }
-_LINE_COLUMNS = ("customer", "metric", "to do", "events", "quantity", "late", "from (UTC)", "to (UTC)")
+_LINE_COLUMNS = ("customer", "metric", "to do", "events", "quantity", "late", "first hour (UTC)", "last hour (UTC)")
 _EVENT_COLUMNS = ("hour (UTC)", "customer", "metric", "to do", "number", "properties", "reference")
 _NOTHING_WRITTEN = "Nothing was written."
 

@@ -140,7 +140,7 @@ RETURNING from_at, to_at
 """
 
 # What each hour would change from and to. An hour of a MAX meter counts its highest slice. A slot with an open event is
-# not planned now, whatever it differs by.
+# not planned now, whatever it differs by. Hours that became days, or days hours, are a switch that was asked for.
 _NETS = """
 CREATE TEMP TABLE nets ON COMMIT DROP AS
 SELECT customer_id, metric_id, start_at, CASE calculation WHEN 'MAX' THEN max(billed) ELSE sum(billed) END AS billed,
@@ -152,6 +152,7 @@ FROM (
                CASE d.calculation WHEN 'MAX' THEN c.highest ELSE c.total END AS billed
         FROM observed o FULL JOIN committed c USING (customer_id, metric_id, start_at, end_at, slice)
             JOIN due d USING (metric_id)
+        WHERE (end_at - start_at = interval '1 day') = (d.slicing = 'period_to_date')
     ) AS compared
 ) AS slots
 GROUP BY customer_id, metric_id, start_at, calculation

@@ -75,6 +75,10 @@ class Shelf:
         """What the read did so far."""
         return ReadReport(self._stored, self._rows, tuple(self._unread), self._short_hours, tuple(self._unstorable))
 
+    async def tidy(self) -> None:
+        """Forgets what dead runs left behind."""
+        await self.database.run(readings.forget_old_walks)
+
     async def begin(self) -> Walk:
         """A new walk, to be put here or discarded."""
         walk = await self.database.run(readings.begin_walk)

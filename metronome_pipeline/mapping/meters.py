@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+ChosenCalculation = Literal["SUM", "MAX", "PERIOD_TO_DATE"]
+"""What a setting may choose for a metric whose hourly values do not add up."""
 LONGEST_NAME = 256
 LONGEST_REFERENCE = 256
 _LINE_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -42,6 +44,11 @@ def meter_plan(
         properties=tuple((property_reference(key), one_line_name(key)) for key in keys),
         calculation=calculation,
     )
+
+
+def meter_value_calculation(chosen: ChosenCalculation | None) -> Literal["SUM", "MAX"] | None:
+    """What Solvimon calculates where a setting chose for a metric: the increases of a period's days are summed."""
+    return "SUM" if chosen == "PERIOD_TO_DATE" else chosen
 
 
 def value_reference(metric_id: str) -> str:

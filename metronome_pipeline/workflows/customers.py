@@ -126,12 +126,17 @@ def solvimon_customers(
     """
 
     async def work(session: Session) -> dict[str, Any]:
-        known = await session.database.run(lambda c: accounts.known_customers(c, session.pair.pair_id))
-        allowed = [c for c in known if not settings.usage_customers or c.customer_id in settings.usage_customers]
-        outcomes = await import_customers(session, allowed, email=settings.default_customer_email)
+        outcomes = await import_known_customers(session, settings)
         return import_metadata(outcomes, session.solvimon.http.counts())
 
     return run_in_session(context, metronome, solvimon, store, work)
+
+
+async def import_known_customers(session: Session, settings: Settings) -> list[Outcome]:
+    """Brings over every customer that was read and that the settings allow."""
+    known = await session.database.run(lambda c: accounts.known_customers(c, session.pair.pair_id))
+    allowed = [c for c in known if not settings.usage_customers or c.customer_id in settings.usage_customers]
+    return await import_customers(session, allowed, email=settings.default_customer_email)
 
 
 async def import_customers(session: Session, customers: list[KnownCustomer], *, email: str | None) -> list[Outcome]:

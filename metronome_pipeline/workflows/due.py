@@ -3,13 +3,21 @@
 Here: settings held against what was read, imported and billed so far. Not here: reading usage (``ledger/``).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import dagster as dg
 
 from metronome_pipeline.ledger.slicings import note_slicings
 from metronome_pipeline.ledger.synchronise import Due
-from metronome_pipeline.mapping.usage import UNGROUPED, BilledMetric, slicing_of
+from metronome_pipeline.mapping.usage import (
+    EXACT_CALCULATIONS,
+    PERIOD_TO_DATE,
+    UNGROUPED,
+    BilledMetric,
+    Calculation,
+    slicing_of,
+)
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.storage import accounts, imports
 from metronome_pipeline.storage.accounts import KnownMetric
@@ -18,7 +26,7 @@ from metronome_pipeline.workflows.session import Session
 
 @dataclass(frozen=True)
 class Workflow:
-    """One of the two usage workflows: its step's name, its two assets, and which metrics are its own."""
+    """A usage workflow: its step's name, its two assets, and whether its metrics are billed with properties."""
 
     name: str
     source: dg.AssetKey
@@ -36,54 +44,103 @@ class RefusedMetric:
 
 
 async def due_usage(session: Session, settings: Settings, *, grouped: bool) -> tuple[Due, list[RefusedMetric]]:
-    """Whose usage is due in one of the two workflows, and which of its metrics are refused, by name."""
+    """Whose usage is due in one of the two workflows by hour, and which of its metrics are refused, by name."""
+    return await _due(
+        session,
+        settings,
+        lambda slicing: slicing != PERIOD_TO_DATE and (slicing != UNGROUPED) == grouped,
+    )
+
+
+async def due_period_usage(session: Session, settings: Settings) -> tuple[Due, list[RefusedMetric]]:
+    """The same for metrics that are billed by period to date."""
+    return await _due(session, settings, lambda slicing: slicing == PERIOD_TO_DATE)
+
+
+async def _due(session: Session, settings: Settings, is_own: Callable[[str], bool]) -> tuple[Due, list[RefusedMetric]]:
     pair_id = session.pair.pair_id
     customers = await session.database.run(lambda c: accounts.known_customers(c, pair_id))
     metrics = await session.database.run(lambda c: accounts.known_metrics(c, pair_id))
     billed = await session.database.run(lambda c: imports.calculation_ids(c, pair_id))
     reasons = await session.database.run(lambda c: imports.reasons_of_meters(c, pair_id))
-    wanted = {
-        metric.metric_id: slicing_wanted(metric, settings)
-        for metric in metrics
-        if not settings.usage_metrics or metric.metric_id in settings.usage_metrics
-    }
-    own = {metric_id: slicing for metric_id, slicing in wanted.items() if (slicing != UNGROUPED) == grouped}
-    declared = {metric.metric_id: {UNGROUPED, *map(slicing_of, metric.group_keys)} for metric in metrics}
-    noted = {
-        metric_id: slicing
-        for metric_id, slicing in own.items()
-        if metric_id in billed and slicing in declared[metric_id]
-    }
-    billed_through = await session.database.run(lambda c: note_slicings(c, pair_id, noted))
-    due, refused = [], []
+    due: list[BilledMetric] = []
+    refused: list[RefusedMetric] = []
     for metric in metrics:
-        if metric.metric_id not in own:
+        slicing = slicing_wanted(metric, settings)
+        if not is_own(slicing) or (settings.usage_metrics and metric.metric_id not in settings.usage_metrics):
             continue
-        slicing = own[metric.metric_id]
-        if metric.metric_id not in billed:
-            reason = reasons.get(metric.metric_id, "Its meter has not been imported: run import_meters.")
-        elif slicing not in declared[metric.metric_id]:
-            choices = ", ".join(sorted(declared[metric.metric_id]))
-            reason = f"METRIC_SLICINGS says {slicing}, which is no group key of the metric: choose one of {choices}."
-        elif billed_through[metric.metric_id] != slicing:
-            reason = (
-                f"It is billed through {billed_through[metric.metric_id]}, and the settings say {slicing}. Switch it "
-                f"with `metronome-pipeline slicing switch {metric.metric_id}`, or change the setting back."
-            )
+        calculation = billed[metric.metric_id][1] if metric.metric_id in billed else None
+        missing = reasons.get(metric.metric_id, "Its meter has not been imported: run import_meters.")
+        reason = _refusal(metric, slicing, settings) or (
+            missing if calculation is None else _wrong_calculation(slicing, calculation)
+        )
+        if reason:
+            refused.append(RefusedMetric(metric.metric_id, metric.name, reason))
         else:
-            calculation = billed[metric.metric_id][1]
-            due.append(BilledMetric(metric.metric_id, metric.name, "MAX" if calculation == "MAX" else "SUM", slicing))
-            continue
-        refused.append(RefusedMetric(metric.metric_id, metric.name, reason))
+            kind: Calculation = "MAX" if calculation == "MAX" else "SUM"
+            due.append(BilledMetric(metric.metric_id, metric.name, kind, slicing))
+    noted = {metric.metric_id: metric.slicing for metric in due}
+    billed_through = await session.database.run(lambda c: note_slicings(c, pair_id, noted))
+    switched = [metric for metric in due if billed_through[metric.metric_id] != metric.slicing]
+    refused += [_refused_until_switched(metric, billed_through[metric.metric_id]) for metric in switched]
     allowed = [c for c in customers if not settings.usage_customers or c.customer_id in settings.usage_customers]
-    return Due(allowed, due, settings.customer_usage_starts), refused
+    due = [metric for metric in due if metric not in switched]
+    return Due(allowed, due, settings.customer_usage_starts), sorted(refused, key=lambda metric: metric.metric_id)
 
 
 def slicing_wanted(metric: KnownMetric, settings: Settings) -> str:
-    """The slicing that the settings choose: by default the first declared group key, with grouped usage on."""
+    """The slicing that the settings choose: by default the first declared group key, with grouped usage on.
+
+    PERIOD_TO_DATE is chosen as a calculation, for metrics whose hours do not add up; it has no groups.
+    """
+    if settings.metric_calculations.get(metric.metric_id) == "PERIOD_TO_DATE" and not _adds_up(metric):
+        return PERIOD_TO_DATE
     if not settings.grouped_usage_enabled:
         return UNGROUPED
     chosen = settings.metric_slicings.get(metric.metric_id)
     if chosen is None:
         return slicing_of(metric.group_keys[0]) if metric.group_keys else UNGROUPED
     return UNGROUPED if chosen == UNGROUPED else slicing_of(tuple(chosen))
+
+
+def _adds_up(metric: KnownMetric) -> bool:
+    return metric.aggregation_type in EXACT_CALCULATIONS
+
+
+def _refusal(metric: KnownMetric, slicing: str, settings: Settings) -> str | None:
+    """Why the settings do not fit a metric, as sentences."""
+    chosen = settings.metric_calculations.get(metric.metric_id)
+    if chosen and _adds_up(metric) and chosen != EXACT_CALCULATIONS[metric.aggregation_type or ""]:
+        return (
+            f"METRIC_CALCULATIONS says {chosen}, and a {metric.aggregation_type} metric is billed exactly by its "
+            f"hours, as {EXACT_CALCULATIONS[metric.aggregation_type or '']}: take it out of METRIC_CALCULATIONS."
+        )
+    groups = settings.metric_slicings.get(metric.metric_id, UNGROUPED) if settings.grouped_usage_enabled else UNGROUPED
+    if slicing == PERIOD_TO_DATE and groups != UNGROUPED:
+        return (
+            "METRIC_SLICINGS names group keys, and METRIC_CALCULATIONS says PERIOD_TO_DATE, which is read without "
+            "groups: take it out of one of them."
+        )
+    declared = {UNGROUPED, PERIOD_TO_DATE, *map(slicing_of, metric.group_keys)}
+    if slicing not in declared:
+        choices = ", ".join(sorted(declared - {PERIOD_TO_DATE}))
+        return f"METRIC_SLICINGS says {slicing}, which is no group key of the metric: choose one of {choices}."
+    return None
+
+
+def _wrong_calculation(slicing: str, calculation: str) -> str | None:
+    if slicing == PERIOD_TO_DATE and calculation != "SUM":
+        return (
+            f"Its meter has a {calculation} calculation, and the increases of a period are summed: run import_meters, "
+            "and bill its products by the new calculation."
+        )
+    return None
+
+
+def _refused_until_switched(metric: BilledMetric, billed_through: str) -> RefusedMetric:
+    return RefusedMetric(
+        metric.metric_id,
+        metric.name,
+        f"It is billed through {billed_through}, and the settings say {metric.slicing}. Switch it with "
+        f"`metronome-pipeline slicing switch {metric.metric_id}`, or change the setting back.",
+    )

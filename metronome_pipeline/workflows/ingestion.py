@@ -19,6 +19,7 @@ from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.resource import StoreResource
+from metronome_pipeline.workflows.corrections import corrected
 from metronome_pipeline.workflows.customers import read_customers
 from metronome_pipeline.workflows.due import Workflow, due_usage
 from metronome_pipeline.workflows.hours import HOUR, KEY, hour_windows, range_text
@@ -43,6 +44,10 @@ class IngestConfig(dg.Config):
         default=False,
         description="Also read, from the cut-over on, hours that were never read for a customer or metric that is new "
         "since.",
+    )
+    sweep: int | None = Field(
+        default=None,
+        description="Instead of hours: plan and send what this sweep found, from the hours that it has read.",
     )
 
 
@@ -92,6 +97,10 @@ class _Run:
                 allow_retries=False,
             )
         async with open_session(self.metronome, self.solvimon, self.store, self.context.run.run_id) as session:
+            if self.config.sweep is not None:
+                async for event in self._correct(session, self.config.sweep):
+                    yield event
+                return
             asked = self._closed_range(session.clock.now())
             await read_customers(session)
             await read_metrics(session)
@@ -122,6 +131,20 @@ class _Run:
                         )
                     },
                 )
+
+    async def _correct(
+        self, session: Session, sweep_id: int
+    ) -> AsyncIterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+        """Plans and delivers what a sweep found, and reports the hours that changed. Metronome is asked nothing."""
+        due, refused = await due_usage(session, self.settings, grouped=self.workflow.grouped)
+        reports = Reports(self.context, self.workflow)
+        synchroniser, say = self._synchroniser(session), self.context.log.info
+        async for step in corrected(session, synchroniser, due, sweep_id, grouped=self.workflow.grouped, say=say):
+            reports.tell(step, session)
+            async for event in reports.materializations(session, due, step.window, step):
+                yield event
+        async for check in reports.checks(session, refused):
+            yield check
 
     def _closed_range(self, now: datetime) -> Window:
         """The hours that the run was asked for, as far as they are closed."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from metronome_pipeline.mapping.meters import meter_plan
-from metronome_pipeline.mapping.usage import Calculation, calculation_of
+from metronome_pipeline.mapping.meters import ChosenCalculation, meter_plan, meter_value_calculation
+from metronome_pipeline.mapping.usage import calculation_of
 from metronome_pipeline.metronome.records import BillableMetric
 from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings
@@ -119,28 +119,34 @@ def solvimon_meters(
 
     With a meter value, a meter property for each group key, and a calculation. COUNT and SUM metrics get a SUM
     calculation, MAX metrics a MAX. Hourly values of LATEST, UNIQUE and SQL metrics do not add up, so these meters get
-    no calculation until METRIC_CALCULATIONS names one, and their usage is not sent. What exists under a reference with
-    another type is refused by name.
+    no calculation until METRIC_CALCULATIONS names one, and their usage is not sent; PERIOD_TO_DATE makes a SUM. What
+    exists under a reference with another type is refused by name.
     """
 
     async def work(session: Session) -> dict[str, Any]:
-        known = await session.database.run(lambda c: accounts.known_metrics(c, session.pair.pair_id))
-        allowed = [m for m in known if not settings.usage_metrics or m.metric_id in settings.usage_metrics]
-        outcomes = await import_meters(session, allowed, settings.metric_calculations)
+        outcomes = await import_known_metrics(session, settings)
         return import_metadata(outcomes, session.solvimon.http.counts())
 
     return run_in_session(context, metronome, solvimon, store, work)
 
 
+async def import_known_metrics(session: Session, settings: Settings) -> list[ImportedMeter]:
+    """Brings over every metric that was read and that the settings allow."""
+    known = await session.database.run(lambda c: accounts.known_metrics(c, session.pair.pair_id))
+    allowed = [m for m in known if not settings.usage_metrics or m.metric_id in settings.usage_metrics]
+    return await import_meters(session, allowed, settings.metric_calculations)
+
+
 async def import_meters(
-    session: Session, metrics: list[KnownMetric], calculations: Mapping[str, Calculation]
+    session: Session, metrics: list[KnownMetric], calculations: Mapping[str, ChosenCalculation]
 ) -> list[ImportedMeter]:
     """Brings metrics over, one after the other: they share meter properties. Remembers the outcomes."""
     importer = MeterImporter(session)
     await importer.list_what_exists()
 
     async def bring(metric: KnownMetric) -> ImportedMeter:
-        calculation = calculation_of(metric.aggregation_type, calculations.get(metric.metric_id))
+        chosen = meter_value_calculation(calculations.get(metric.metric_id))
+        calculation = calculation_of(metric.aggregation_type, chosen)
         outcome = await importer.bring(meter_plan(metric.metric_id, metric.name, metric.group_keys, calculation))
         return outcome if calculation else replace(outcome, reason=_why_not_billed(metric))
 
@@ -156,5 +162,5 @@ def _why_not_billed(metric: KnownMetric) -> str:
     kind = "SQL" if metric.is_sql else metric.aggregation_type or "unknown"
     return (
         f"Hourly values of a {kind} metric do not add up to the value of a billing period, so it has no calculation "
-        "and its usage is not sent. METRIC_CALCULATIONS can name one."
+        "and its usage is not sent. METRIC_CALCULATIONS can name one: PERIOD_TO_DATE is exact."
     )

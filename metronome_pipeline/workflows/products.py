@@ -134,11 +134,16 @@ def solvimon_products(
     """
 
     async def work(session: Session) -> dict[str, Any]:
-        known = await session.database.run(lambda c: accounts.known_products(c, session.pair.pair_id))
-        outcomes = await import_products(session, known)
+        outcomes = await import_known_products(session)
         return import_metadata(outcomes, session.solvimon.http.counts())
 
     return run_in_session(context, metronome, solvimon, store, work)
+
+
+async def import_known_products(session: Session) -> list[ImportedProduct]:
+    """Brings over every product that was read."""
+    known = await session.database.run(lambda c: accounts.known_products(c, session.pair.pair_id))
+    return await import_products(session, known)
 
 
 async def import_products(session: Session, products: list[metronome_records.Product]) -> list[ImportedProduct]:

@@ -18,6 +18,7 @@ from metronome_pipeline.storage.accounts import Pair
 from metronome_pipeline.storage.database import Database, DatabaseUnavailable
 from metronome_pipeline.storage.pace import SharedPacer
 from metronome_pipeline.storage.resource import StoreResource
+from metronome_pipeline.telemetry import observing
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ async def open_session(
             metronome.open(pacer=pacer, clock=clock, random=randomness, run_id=run_id) as source,
             solvimon.open(pacer=Unpaced(clock), clock=clock, random=randomness, run_id=run_id) as destination,
         ):
-            yield Session(source, destination, opened.database, opened.pair, run_id, clock, solvimon.requests_in_flight)
+            session = Session(
+                source, destination, opened.database, opened.pair, run_id, clock, solvimon.requests_in_flight
+            )
+            async with observing(session) as observed:
+                yield observed
 
 
 @contextmanager

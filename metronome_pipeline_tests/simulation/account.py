@@ -1,0 +1,275 @@
+"""The two accounts of a simulation: sandbox stores filled directly, and what happens to them while runs go on.
+
+Here: customers, metrics, raw usage events, and every trouble that comes from the accounts themselves. Not here:
+requests.
+"""
+
+import hashlib
+import json
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from metronome_pipeline.sandbox.metronome import ingest
+from metronome_pipeline.sandbox.metronome.store import Record
+from metronome_pipeline.sandbox.metronome.store import Store as MetronomeStore
+from metronome_pipeline.sandbox.solvimon.event_store import Event as SolvimonEvent
+from metronome_pipeline.sandbox.solvimon.settings import changed
+from metronome_pipeline.sandbox.solvimon.store import Store as SolvimonStore
+
+HOUR = timedelta(hours=1)
+CUSTOMERS = tuple(str(uuid.UUID(int=0x3B24_1101_E2BB_4255_8CAF_0000_0000_0000 + n)) for n in range(5))
+
+
+@dataclass(frozen=True)
+class MetricDefinition:
+    """A metric of the simulated account, and how it is billed: ``slicing`` as the setting says it."""
+
+    metric_id: str
+    aggregation: str
+    group_keys: tuple[tuple[str, ...], ...] = ()
+    slicing: tuple[str, ...] | None = None
+
+    @property
+    def is_maximum(self) -> bool:
+        """Whether hours of it are maxima."""
+        return self.aggregation == "MAX"
+
+    def fields(self) -> dict[str, Any]:
+        """As Metronome has it."""
+        return {
+            "id": self.metric_id,
+            "name": f"{self.aggregation} of {self.metric_id[-2:]}",
+            "aggregation_type": self.aggregation,
+            "event_type_filter": {"in_values": [self.metric_id]},
+            **({} if self.aggregation == "COUNT" else {"aggregation_key": "value"}),
+            **({"group_keys": [list(key) for key in self.group_keys]} if self.group_keys else {}),
+        }
+
+
+def _metric(number: int, aggregation: str, slicing: tuple[str, ...] | None = None) -> MetricDefinition:
+    keys = (("region",), ("region", "team")) if slicing else ()
+    metric_id = str(uuid.UUID(int=0x9C9A_4A71_171E_41F9_B8DA_0000_0000_0000 + number))
+    return MetricDefinition(metric_id, aggregation, keys, slicing)
+
+
+METRICS = (
+    _metric(1, "SUM"),
+    _metric(2, "COUNT"),
+    _metric(3, "MAX"),
+    _metric(4, "SUM", ("region",)),
+    _metric(5, "MAX", ("region",)),
+    _metric(6, "SUM", ("region", "team")),
+)
+LATER_METRICS = (_metric(7, "SUM"), _metric(8, "COUNT"), _metric(9, "MAX"))
+"""Metrics that come while runs go on: their meters are made then."""
+
+_REGIONS = ("eu", "us", "eu", None)
+_VALUES = ("1", "2", "7", "0.1", "0.3", "2.75", "0", "19.999", "123456789012345678901234567890.123456789")
+
+
+@dataclass
+class Account:
+    """Both accounts of one seed.
+
+    ``tell`` notes in words what happened; ``now`` is virtual.
+    """
+
+    metronome: MetronomeStore
+    solvimon: SolvimonStore
+    draw: random.Random
+    start: datetime
+    now: Callable[[], datetime]
+    tell: Callable[[str], None]
+    metrics: list[MetricDefinition] = field(default_factory=list)
+    customers: list[str] = field(default_factory=list)
+    events: int = 0
+    poisoned: list[str] = field(default_factory=list)
+
+    def fill(self, customers: int, metrics: Sequence[MetricDefinition], events: int) -> None:
+        """The account as the first run finds it."""
+        for _ in range(customers):
+            self.add_customer()
+        for metric in metrics:
+            self.add_metric(metric)
+        for _ in range(events):
+            self.use()
+
+    def add_customer(self) -> None:
+        """One more customer, with an alias of its own."""
+        number = len(self.customers)
+        if number == len(CUSTOMERS):
+            return
+        customer = CUSTOMERS[number]
+        fields = {
+            "id": customer,
+            "name": f"Customer {number}",
+            "ingest_aliases": [f"alias-{number}"],
+            "customer_config": {"salesforce_account_id": None},
+            "custom_fields": {},
+            "created_at": self.now(),
+            "updated_at": self.now(),
+            "archived_at": None,
+        }
+        self.metronome.put_customer(fields, self.now())
+        self.customers.append(customer)
+
+    def add_metric(self, metric: MetricDefinition) -> None:
+        """One more metric; it counts what was received before, too."""
+        self.metronome.put_metric(metric.fields(), datetime.fromisoformat("1970-01-01T00:00:00+00:00"))
+        self.metrics.append(metric)
+
+    def use(
+        self, value: str | None = None, region: str | None = None, *, metric: MetricDefinition | None = None
+    ) -> str:
+        """One raw usage event, somewhere between the beginning and now."""
+        metric = metric or self.draw.choice(self.metrics)
+        number = self.draw.randrange(len(self.customers))
+        # Busy and quiet hours: events meet in one hour as often as they do not.
+        elapsed = int((self.now() - self.start).total_seconds())
+        seconds = self.draw.choice((self.draw.randrange(elapsed), min(elapsed, 3600 * self.draw.randrange(6)) + 60))
+        self.events += 1
+        event = {
+            "transaction_id": f"transaction-{self.events}",
+            "customer_id": self.draw.choice((CUSTOMERS[number], f"alias-{number}")),
+            "event_type": metric.metric_id,
+            "timestamp": (self.start + timedelta(seconds=seconds)).isoformat(),
+            "properties": {
+                "value": value or self.draw.choice(_VALUES),
+                "region": region or self.draw.choice(_REGIONS),
+                "team": self.draw.choice(("red", None)),
+            },
+        }
+        ingest.keep(self.metronome, [ingest.read_event(self.metronome, event, self.now())])
+        return str(event["transaction_id"])
+
+    # What happens while runs go on -----------------------------------------------------------------------------------
+
+    def happens(self, kind: str) -> None:
+        """One trouble of the accounts, now: one of ``HAPPENINGS``."""
+        self.tell(f"{kind} at {self.now():%d %H:%M:%S}")
+        _HAPPENINGS[kind](self)
+
+    def _comes_late(self) -> None:
+        for _ in range(self.draw.randrange(1, 4)):
+            self.use()
+
+    def _counts_negative(self) -> None:
+        self.use(self.draw.choice(("-1", "-0.1", "-50")))
+
+    def _is_removed(self) -> None:
+        self.metronome.events.remove({f"transaction-{self.draw.randrange(self.events) + 1}"})
+
+    def _adds_customer(self) -> None:
+        self.add_customer()
+        self.use()
+
+    def _archives_customer(self) -> None:
+        self._archive(self.metronome.customers[self.draw.choice(self.customers)])
+
+    def _archives_metric(self) -> None:
+        self._archive(self.metronome.metrics[self.draw.choice(self.metrics).metric_id])
+
+    def _adds_group(self) -> None:
+        self.use(region=f"region-{self.draw.randrange(9)}")
+
+    def _falls(self) -> None:
+        sums = [metric for metric in self.metrics if metric.aggregation == "SUM"]
+        if not sums:
+            return
+        metric = self.draw.choice(sums)
+        self.use("5000", metric=metric)
+        taken_back = self.use("300", metric=metric)
+        self.metronome.events.remove({taken_back, f"transaction-{self.draw.randrange(self.events) + 1}"})
+
+    def _moves_alias(self) -> None:
+        alias = f"alias-{self.draw.randrange(len(self.customers))}"
+        heir = self.metronome.customers[self.draw.choice(self.customers)]
+        self.metronome.set_aliases(heir, list(dict.fromkeys([*heir.fields["ingest_aliases"], alias])))
+        # What was added up for the alias's former owner is kept by alias, not by customer: nothing to forget.
+
+    def _archive(self, record: Record) -> None:
+        if record.archived_at is None:
+            record.fields["archived_at"] = self.now()
+
+    def _adds_metric(self) -> None:
+        known = {metric.metric_id for metric in self.metrics}
+        left = [metric for metric in LATER_METRICS if metric.metric_id not in known]
+        if left:
+            self.add_metric(left[0])
+            self.use(metric=left[0])
+
+    def _poisons(self) -> None:
+        reference = self._some_reference()
+        if reference is not None:
+            self.poisoned.append(reference + self.draw.choice(("", "", "_r1")))
+            self.solvimon.settings = changed(self.solvimon.settings, {"refuse_reference": self.poisoned})
+
+    def heal(self) -> bool:
+        """Ends the poison; whether there was any."""
+        poisoned, self.poisoned = bool(self.poisoned), []
+        self.solvimon.settings = changed(self.solvimon.settings, {"refuse_reference": []})
+        return poisoned
+
+    def _some_reference(self) -> str | None:
+        """The reference of the first event of some slot, as it is documented."""
+        plain = {metric.metric_id for metric in self.metrics if metric.slicing is None}
+        events = [event for event in self.metronome.events.everything if event.event_type in plain]
+        if not events:
+            return None
+        event = self.draw.choice(events)
+        owner = self.metronome.aliases.get(event.sent_for, event.sent_for)
+        hour = event.timestamp.replace(minute=0, second=0, microsecond=0)
+        return f"{owner}_{event.event_type}_{hour:%Y%m%dT%H%M%SZ}_{hour + HOUR:%Y%m%dT%H%M%SZ}_total"
+
+    def _takes_reference(self) -> None:
+        """Somebody else sends an event under the reference that one of ours will have."""
+        reference = self._some_reference()
+        if reference is None or reference in self.solvimon.events.by_reference:
+            return
+        customer_id, metric_id, hour, *_ = reference.split("_")
+        customer = self.solvimon.collection("customers").by_reference(customer_id)
+        meter = self.solvimon.collection("meters").by_reference(metric_id)
+        value = self.solvimon.collection("meter-values").by_reference(f"{metric_id}_value")
+        if customer is None or meter is None or value is None:
+            return
+        instant = datetime.strptime(hour, "%Y%m%dT%H%M%SZ").replace(tzinfo=self.start.tzinfo)
+        event = SolvimonEvent(
+            reference=reference,
+            customer_id=customer["id"],
+            customer_reference=customer_id,
+            meter_id=meter["id"],
+            meter_reference=metric_id,
+            instant=instant,
+            values=({"id": value["id"], "reference": value["reference"], "number": "4"},),
+            properties=(),
+        )
+        self.solvimon.events.add(event, at=self.now(), duplicate_of=None)
+        self.solvimon.process()
+
+
+_HAPPENINGS: Mapping[str, Callable[[Account], None]] = {
+    "late_events": Account._comes_late,
+    "negative_events": Account._counts_negative,
+    "large_fall": Account._falls,
+    "removed_events": Account._is_removed,
+    "moved_alias": Account._moves_alias,
+    "new_customer": Account._adds_customer,
+    "archived_customer": Account._archives_customer,
+    "new_metric": Account._adds_metric,
+    "archived_metric": Account._archives_metric,
+    "new_group": Account._adds_group,
+    "poisoned_event": Account._poisons,
+    "taken_reference": Account._takes_reference,
+}
+HAPPENINGS = frozenset(_HAPPENINGS)
+"""Trouble of the accounts that strikes while runs go on."""
+
+
+def slice_name(group: dict[str, str | None]) -> str:
+    """The name of a group's slots in references, as it is documented."""
+    spelled = json.dumps(group, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return "g" + hashlib.sha256(spelled.encode()).hexdigest()[:32]
