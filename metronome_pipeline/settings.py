@@ -148,7 +148,7 @@ class Settings(TelemetrySettings):
     sweep_days: Annotated[int, BeforeValidator(values.whole_number(1, 180))] = Field(
         35,
         alias="SWEEP_DAYS",
-        description="UTC days that the daily sweep compares with the ledger. Metronome takes events up to 34 days late.",
+        description="UTC days that the daily sweep compares with the ledger. Metronome takes events 34 days late.",
     )
     usage_customers: Annotated[frozenset[str], BeforeValidator(values.ids)] = Field(
         frozenset(), alias="USAGE_CUSTOMERS", description="Only these customers' usage (ids, by comma). Empty: all."
@@ -196,8 +196,8 @@ class Settings(TelemetrySettings):
     metric_calculations: Annotated[Mapping[str, Calculation], BeforeValidator(values.calculation_by_id)] = Field(
         {},
         alias="METRIC_CALCULATIONS",
-        description='How LATEST, UNIQUE and SQL metrics are billed: a JSON object, metric id to "PERIOD_TO_DATE" (exact, '
-        'by day), or to the "SUM" or "MAX" of their hourly values.',
+        description='How LATEST, UNIQUE and SQL metrics are billed: a JSON object, metric id to "PERIOD_TO_DATE" '
+        '(exact, by day), or to the "SUM" or "MAX" of their hourly values.',
     )
     default_customer_email: Annotated[str | None, BeforeValidator(values.email)] = Field(
         None, alias="DEFAULT_CUSTOMER_EMAIL", description="The address of customers that Metronome has none for."

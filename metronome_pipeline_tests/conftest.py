@@ -18,6 +18,7 @@ import pytest
 
 from metronome_pipeline.storage.embedded import EmbeddedPostgres, embedded_postgres
 from metronome_pipeline.storage.migrations import migrate
+from metronome_pipeline_tests.ledger.books import Books, open_books
 from metronome_pipeline_tests.world import Api, World, instance_on
 
 # As the project's own instance storage sets it: Dagster writes its events in batches.
@@ -100,3 +101,18 @@ def world(sandbox_urls: tuple[str, str], postgres: EmbeddedPostgres, world_templ
     solvimon.call("PUT", "/_sandbox/store", {})
     with _copy(postgres, world_template) as url, instance_on(url) as instance:
         yield World(metronome, solvimon, url, instance)
+
+
+@pytest.fixture(scope="module")
+def shared_database_url(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = "books_of_" + request.module.__name__.rpartition(".")[2]
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield postgres.url.replace("/postgres?", f"/{name}?", 1)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def books(shared_database_url: str) -> Iterator[Books]:
+    with open_books(shared_database_url) as opened:
+        yield opened

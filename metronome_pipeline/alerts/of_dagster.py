@@ -202,7 +202,7 @@ def red_checks(here: Here, checks: Mapping[dg.AssetCheckKey, str]) -> Iterator[P
         red = _red(here.instance, key)
         if not red:
             continue
-        reconciled = key.asset_key == RECONCILIATION
+        reconciled, evidence = key.asset_key == RECONCILIATION, _evidence(red[-1])
         days = [each.partition for each in red if each.partition]
         where = f" on {counted(len(days), 'day')}, the last {days[-1]}" if days else ""
         asset = key.asset_key.to_user_string()
@@ -212,8 +212,8 @@ def red_checks(here: Here, checks: Mapping[dg.AssetCheckKey, str]) -> Iterator[P
             what=f"{key.name.replace('_', ' ').capitalize()}: not so for {asset}{where}.",
             state=" ".join([str(_found(red[-1])), *days]),
             to_do=" ".join((description or "See the check's evidence.").split()),
-            records=_evidence(red[-1]),
-            more=max(_found(red[-1]) - MOST_RECORDS, 0),
+            records=evidence,
+            more=max(_found(red[-1]) - len(evidence), 0) if evidence else 0,
             page=f"assets/{asset}?view=checks&checkDetail={key.name}",
         )
 

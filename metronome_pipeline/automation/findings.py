@@ -1,7 +1,7 @@
 """The sensor of findings: requests the runs that plan and send what sweeps have found.
 
 Here: when a run is requested and under which key. It reads the database and Dagster's instance, and asks no API. Not
-here: how findings are made (``ledger/findings.py``) and planned (``workflows/ingestion.py``).
+here: how findings are made (``sweeps/findings.py``) and planned (``workflows/ingestion.py``).
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import dagster as dg
 
 from metronome_pipeline.automation.jobs import Jobs, shown
 from metronome_pipeline.automation.runs import IN_VAIN, PARTITION, UNDER_WAY, key_of
-from metronome_pipeline.ledger.findings import Waiting, waiting
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.storage.resource import StoreResource
+from metronome_pipeline.sweeps.findings import Waiting, waiting
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
 from metronome_pipeline.workflows.usage import USAGE
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from metronome_pipeline.ledger.sweeps import SweepKind
+from metronome_pipeline.sweeps.sweeps import SweepKind
 from metronome_pipeline.workflows.due import Workflow
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
 from metronome_pipeline.workflows.period_usage import PERIOD_USAGE

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from metronome_pipeline.automation.jobs import Jobs, shown
-from metronome_pipeline.ledger.sweeps import SweepKind, last_complete
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.storage.resource import StoreResource
+from metronome_pipeline.sweeps.sweeps import SweepKind, last_complete
 
 _SLACK = timedelta(hours=3)
 """Half of what lies between two ticks, so that a sweep which began a little late does not put off the next one."""

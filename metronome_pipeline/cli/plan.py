@@ -17,14 +17,14 @@ from metronome_pipeline.cli.terminal import Failed, WrongUse, example, say
 if TYPE_CHECKING:
     from metronome_pipeline.ledger.proposals import Proposal
     from metronome_pipeline.ledger.read import Window
-    from metronome_pipeline.ledger.rehearsal import Rehearsed
+    from metronome_pipeline.rehearsal.estimate import Estimate
+    from metronome_pipeline.rehearsal.imports import ImportPlan
+    from metronome_pipeline.rehearsal.lines import What
+    from metronome_pipeline.rehearsal.prices import Prices
+    from metronome_pipeline.rehearsal.session import AllDue, Chosen, Rehearsing
+    from metronome_pipeline.rehearsal.synchroniser import Rehearsed
+    from metronome_pipeline.rehearsal.usage import UsagePlan
     from metronome_pipeline.settings import Settings
-    from metronome_pipeline.workflows.estimate import Estimate
-    from metronome_pipeline.workflows.import_rehearsal import ImportPlan
-    from metronome_pipeline.workflows.plan_lines import What
-    from metronome_pipeline.workflows.prices import Prices
-    from metronome_pipeline.workflows.rehearsal import UsagePlan
-    from metronome_pipeline.workflows.rehearsing import AllDue, Chosen, Rehearsing
 
 SOMETHING_STAYS = 3
 """The exit status of a plan that would not do everything."""
@@ -108,8 +108,8 @@ def usage(  # noqa: D103 - its help is above
         raise WrongUse("--estimate reads a sample alone, and knows neither events nor prices: leave the others out.")
     import asyncio  # noqa: PLC0415
 
+    from metronome_pipeline.rehearsal.session import Chosen, NothingOfThatName  # noqa: PLC0415
     from metronome_pipeline.settings import Settings  # noqa: PLC0415
-    from metronome_pipeline.workflows.rehearsing import Chosen, NothingOfThatName  # noqa: PLC0415
 
     settings = Settings.from_environment()
     if priced and not priced_live:
@@ -156,14 +156,14 @@ def _refuse_live_prices(settings: "Settings") -> None:
 async def _rehearsing(settings: "Settings") -> "AsyncIterator[Rehearsing]":
     from metronome_pipeline.cli.runs import metronome_resource, solvimon_resource  # noqa: PLC0415
     from metronome_pipeline.cli.session import command_session  # noqa: PLC0415
-    from metronome_pipeline.workflows.rehearsing import rehearsing_on  # noqa: PLC0415
+    from metronome_pipeline.rehearsal.session import rehearsing_on  # noqa: PLC0415
 
     async with command_session(settings) as session:
         yield rehearsing_on(session, metronome_resource(settings), solvimon_resource(settings), settings)
 
 
 async def _plan_imports(settings: "Settings", what: str | None) -> "list[ImportPlan]":
-    from metronome_pipeline.workflows.import_rehearsal import IMPORTS, rehearse_import  # noqa: PLC0415
+    from metronome_pipeline.rehearsal.imports import IMPORTS, rehearse_import  # noqa: PLC0415
 
     plans = []
     async with _rehearsing(settings) as rehearsing:
@@ -174,8 +174,8 @@ async def _plan_imports(settings: "Settings", what: str | None) -> "list[ImportP
 
 
 async def _plan_usage(settings: "Settings", asked: _Asked) -> int:
-    from metronome_pipeline.workflows.rehearsal import closed_window  # noqa: PLC0415
-    from metronome_pipeline.workflows.rehearsing import read_all_due  # noqa: PLC0415
+    from metronome_pipeline.rehearsal.session import read_all_due  # noqa: PLC0415
+    from metronome_pipeline.rehearsal.usage import closed_window  # noqa: PLC0415
 
     async with _rehearsing(settings) as rehearsing:
         window = closed_window(asked.start, asked.end, rehearsing.session.clock.now(), settings)
@@ -193,7 +193,7 @@ async def _plan_usage(settings: "Settings", asked: _Asked) -> int:
 
 async def _estimate(rehearsing: "Rehearsing", due: "AllDue", window: "Window", asked: _Asked) -> int:
     from metronome_pipeline.cli import plan_json, plan_tables  # noqa: PLC0415
-    from metronome_pipeline.workflows.estimate import estimate_usage  # noqa: PLC0415
+    from metronome_pipeline.rehearsal.estimate import estimate_usage  # noqa: PLC0415
 
     estimate: Estimate = await estimate_usage(rehearsing, due, window, say=say)
     if asked.as_json:
@@ -205,10 +205,10 @@ async def _estimate(rehearsing: "Rehearsing", due: "AllDue", window: "Window", a
 
 async def _rehearse(rehearsing: "Rehearsing", due: "AllDue", window: "Window", asked: _Asked) -> int:
     from metronome_pipeline.cli import plan_json, plan_tables  # noqa: PLC0415
+    from metronome_pipeline.rehearsal.lines import HOLDS, judged  # noqa: PLC0415
+    from metronome_pipeline.rehearsal.prices import Differences, price  # noqa: PLC0415
+    from metronome_pipeline.rehearsal.usage import rehearse_usage  # noqa: PLC0415
     from metronome_pipeline.workflows.limits import lateness_of  # noqa: PLC0415
-    from metronome_pipeline.workflows.plan_lines import HOLDS, judged  # noqa: PLC0415
-    from metronome_pipeline.workflows.prices import Differences, price  # noqa: PLC0415
-    from metronome_pipeline.workflows.rehearsal import rehearse_usage  # noqa: PLC0415
 
     lateness = lateness_of(rehearsing.settings)
     events: list[tuple[What, Proposal]] = []

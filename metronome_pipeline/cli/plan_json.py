@@ -8,13 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 from metronome_pipeline.ledger.proposals import Proposal
+from metronome_pipeline.rehearsal.estimate import Estimate
+from metronome_pipeline.rehearsal.imports import ImportPlan
+from metronome_pipeline.rehearsal.lines import What
+from metronome_pipeline.rehearsal.prices import Difference, Prices
+from metronome_pipeline.rehearsal.session import AllDue
+from metronome_pipeline.rehearsal.usage import UsagePlan
 from metronome_pipeline.solvimon.requests import plain_number
-from metronome_pipeline.workflows.estimate import Estimate
-from metronome_pipeline.workflows.import_rehearsal import ImportPlan
-from metronome_pipeline.workflows.plan_lines import What
-from metronome_pipeline.workflows.prices import Difference, Prices
-from metronome_pipeline.workflows.rehearsal import UsagePlan
-from metronome_pipeline.workflows.rehearsing import AllDue
 
 
 def imports(plans: Sequence[ImportPlan]) -> str:

@@ -9,13 +9,13 @@ from metronome_pipeline.cli.terminal import show_table
 from metronome_pipeline.ledger.proposals import Proposal
 from metronome_pipeline.ledger.read import Window
 from metronome_pipeline.mapping.usage import exact_sum
+from metronome_pipeline.rehearsal.estimate import Estimate
+from metronome_pipeline.rehearsal.imports import ImportPlan
+from metronome_pipeline.rehearsal.lines import SOLVIMON_SECONDS, Line, Requests, What
+from metronome_pipeline.rehearsal.prices import Prices
+from metronome_pipeline.rehearsal.session import AllDue
+from metronome_pipeline.rehearsal.usage import UsagePlan
 from metronome_pipeline.solvimon.requests import plain_number
-from metronome_pipeline.workflows.estimate import Estimate
-from metronome_pipeline.workflows.import_rehearsal import ImportPlan
-from metronome_pipeline.workflows.plan_lines import SOLVIMON_SECONDS, Line, Requests, What
-from metronome_pipeline.workflows.prices import Prices
-from metronome_pipeline.workflows.rehearsal import UsagePlan
-from metronome_pipeline.workflows.rehearsing import AllDue
 
 _TO_DO = {"created": "create", "updated": "update", "unchanged": "leave as it is", "refused": "refuse"}
 _IN_WORDS: Mapping[What, str] = {

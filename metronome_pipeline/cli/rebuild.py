@@ -1,6 +1,6 @@
 """``metronome-pipeline rebuild``: makes a lost ledger again from what Solvimon stores.
 
-Here: options, the question, and the words. Not here: what a rebuild does (``ledger/rebuild.py``).
+Here: options, the question, and the words. Not here: what a rebuild does (``rebuilding/``).
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from metronome_pipeline.cli.terminal import Failed, asked_by, example, say, show
 
 if TYPE_CHECKING:
     from metronome_pipeline.cli.pair import OpenPair
-    from metronome_pipeline.ledger.rebuilt import Listing, Rebuilt
+    from metronome_pipeline.rebuilding.rebuilt import Listing, Rebuilt
 
 _NOT_IN_SOLVIMON = (
     "Not in Solvimon, so not recovered: which run planned an event and why, what waited in quarantine or was held, "
@@ -71,7 +71,7 @@ def _rebuild(opened: "OpenPair", by: str, *, dry_run: bool) -> "Rebuilt":
     from metronome_pipeline.cli.runs import solvimon_resource  # noqa: PLC0415
     from metronome_pipeline.clock import SYSTEM_CLOCK  # noqa: PLC0415
     from metronome_pipeline.errors import quoted  # noqa: PLC0415
-    from metronome_pipeline.ledger.rebuild import rebuild  # noqa: PLC0415
+    from metronome_pipeline.rebuilding.rebuild import rebuild  # noqa: PLC0415
     from metronome_pipeline.storage.accounts import known_metrics  # noqa: PLC0415
     from metronome_pipeline.workflows.due import slicing_wanted  # noqa: PLC0415
 
@@ -93,7 +93,7 @@ def _rebuild(opened: "OpenPair", by: str, *, dry_run: bool) -> "Rebuilt":
 
 
 def _show(rebuilt: "Rebuilt", *, dry_run: bool) -> None:
-    from metronome_pipeline.ledger.rebuilt import FOREIGN_COLUMNS, LEFT_COLUMNS, MATTER_COLUMNS  # noqa: PLC0415
+    from metronome_pipeline.rebuilding.rebuilt import FOREIGN_COLUMNS, LEFT_COLUMNS, MATTER_COLUMNS  # noqa: PLC0415
 
     done = f"{rebuilt.events:,} events in Solvimon, the same in the last two of {rebuilt.walks} walks"
     show_table(

@@ -15,8 +15,8 @@ import click
 from metronome_pipeline.cli.terminal import WrongUse, example, say, show_table
 
 if TYPE_CHECKING:
-    from metronome_pipeline.ledger.lines import DayLine
-    from metronome_pipeline.ledger.tally import Tally
+    from metronome_pipeline.reconciliation.lines import DayLine
+    from metronome_pipeline.reconciliation.tally import Tally
     from metronome_pipeline.workflows.reconciliation_reports import Names
 
 _TOTALS = ("metric", "Metronome", "ledger", "Solvimon", "difference", "unmatched", "proved by")
@@ -85,8 +85,8 @@ async def _reconcile(
     start: datetime, end: datetime | None, customer: str | None, *, deep: bool, keep: bool
 ) -> "tuple[list[DayLine], Tally, Names]":
     from metronome_pipeline.cli.session import command_session  # noqa: PLC0415
-    from metronome_pipeline.ledger import standing  # noqa: PLC0415
     from metronome_pipeline.ledger.read import Window  # noqa: PLC0415
+    from metronome_pipeline.reconciliation import standing  # noqa: PLC0415
     from metronome_pipeline.settings import Settings  # noqa: PLC0415
     from metronome_pipeline.workflows.reconciliation import (  # noqa: PLC0415
         NoSuchCustomer,
@@ -136,7 +136,7 @@ async def _reconcile(
 
 
 def _show(lines: "Sequence[DayLine]", tally: "Tally", names: "Names", *, deep: bool) -> None:
-    from metronome_pipeline.ledger.tally import solvimon_says  # noqa: PLC0415
+    from metronome_pipeline.reconciliation.tally import solvimon_says  # noqa: PLC0415
     from metronome_pipeline.workflows.reconciliation_reports import DIFFERENCE_COLUMNS  # noqa: PLC0415
 
     if lines:
@@ -173,8 +173,8 @@ def _show(lines: "Sequence[DayLine]", tally: "Tally", names: "Names", *, deep: b
 
 
 def _show_totals(tally: "Tally", names: "Names", *, deep: bool) -> None:
-    from metronome_pipeline.ledger.tally import solvimon_says  # noqa: PLC0415
     from metronome_pipeline.mapping.usage import exact_sum  # noqa: PLC0415
+    from metronome_pipeline.reconciliation.tally import solvimon_says  # noqa: PLC0415
 
     proved = " and ".join(sorted(tally.granularities))
     rows = []

@@ -1,6 +1,6 @@
 """``metronome-pipeline reprocess``: have Solvimon match what it did not match, once the cause is mended.
 
-Here: options and words, before and after. Not here: what is asked of Solvimon (``ledger/unmatched.py``).
+Here: options and words, before and after. Not here: what is asked of Solvimon (``statements/unmatched.py``).
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from metronome_pipeline.cli.terminal import Failed, WrongUse, example, say, show
 from metronome_pipeline.cli.unsubscribed import show_unmatched
 
 if TYPE_CHECKING:
-    from metronome_pipeline.ledger.unmatched import Asked, Known, Range, Unmatched
     from metronome_pipeline.settings import Settings
+    from metronome_pipeline.statements.unmatched import Asked, Known, Range, Unmatched
     from metronome_pipeline.workflows.session import Session
 
 LONGEST_WAIT_SECONDS = 1_800.0
@@ -54,7 +54,7 @@ def command(
 
 
 def _within(start: str | None, end: str | None) -> "Range":
-    from metronome_pipeline.ledger.unmatched import Range  # noqa: PLC0415
+    from metronome_pipeline.statements.unmatched import Range  # noqa: PLC0415
 
     within = Range(_hour("--from", start), _hour("--to", end))
     if within.start and within.end and within.start >= within.end:
@@ -81,7 +81,7 @@ class _Reader:
     chosen: Sequence[str] | None
 
     async def read(self) -> "Unmatched":
-        from metronome_pipeline.ledger.unmatched import Unmatched, unmatched_usage  # noqa: PLC0415
+        from metronome_pipeline.statements.unmatched import Unmatched, unmatched_usage  # noqa: PLC0415
 
         solvimon, ids = self.session.solvimon, self.known.solvimon_ids
         if self.chosen is None:
@@ -95,7 +95,7 @@ class _Reader:
 async def _reprocess(settings: "Settings", customers: Sequence[str], within: "Range", *, wait: bool, yes: bool) -> None:
     from metronome_pipeline.cli.customers import chosen_customers  # noqa: PLC0415
     from metronome_pipeline.cli.session import command_session  # noqa: PLC0415
-    from metronome_pipeline.ledger import unmatched  # noqa: PLC0415
+    from metronome_pipeline.statements import unmatched  # noqa: PLC0415
 
     async with command_session(settings) as session:
         known = await session.database.run(lambda c: unmatched.known(c, session.pair.pair_id))

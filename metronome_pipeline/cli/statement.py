@@ -1,6 +1,6 @@
 """``metronome-pipeline statement``: the month-end statement of each customer, and whether a file of one was changed.
 
-Here: options, words and the table. Not here: how a statement is made (``ledger/statement.py``).
+Here: options, words and the table. Not here: how a statement is made (``statements/``).
 """
 
 import time
@@ -15,10 +15,10 @@ import click
 from metronome_pipeline.cli.terminal import Failed, WrongUse, example, say, show_table
 
 if TYPE_CHECKING:
-    from metronome_pipeline.ledger.statement import Statement
-    from metronome_pipeline.ledger.statement_files import Format, Verified
-    from metronome_pipeline.ledger.statement_scope import BillingPeriod, StatedCustomer
     from metronome_pipeline.settings import Settings
+    from metronome_pipeline.statements.files import Format, Verified
+    from metronome_pipeline.statements.scope import BillingPeriod, StatedCustomer
+    from metronome_pipeline.statements.statement import Statement
     from metronome_pipeline.workflows.session import Session
 
 _EXAMPLES = ("statement --month 2026-10", "statement --month 2026-10 --customer Acme --format parquet --no-trace")
@@ -72,8 +72,8 @@ async def _state(
     settings: "Settings", month: str, asked: Sequence[str], format_: "Format", folder: Path, *, traced: bool
 ) -> None:
     from metronome_pipeline.cli.session import command_session  # noqa: PLC0415
-    from metronome_pipeline.ledger import statement_scope  # noqa: PLC0415
-    from metronome_pipeline.ledger.statement import INDEX, StatementMaker  # noqa: PLC0415
+    from metronome_pipeline.statements import scope as statement_scope  # noqa: PLC0415
+    from metronome_pipeline.statements.statement import INDEX, StatementMaker  # noqa: PLC0415
 
     index = folder / f"{INDEX}.{format_}"
     if index.exists():
@@ -106,7 +106,7 @@ async def _state(
 
 
 def _period(month: str, settings: "Settings", now: datetime) -> "BillingPeriod":
-    from metronome_pipeline.ledger.statement_scope import billing_period  # noqa: PLC0415
+    from metronome_pipeline.statements.scope import billing_period  # noqa: PLC0415
 
     closed = now - timedelta(minutes=settings.usage_close_minutes)
     try:
@@ -119,7 +119,7 @@ async def _customers(
     session: "Session", settings: "Settings", period: "BillingPeriod", asked: Sequence[str]
 ) -> list["StatedCustomer"]:
     from metronome_pipeline.cli.customers import chosen_customers  # noqa: PLC0415
-    from metronome_pipeline.ledger.statement_scope import StatedCustomer, customers_of_period  # noqa: PLC0415
+    from metronome_pipeline.statements.scope import StatedCustomer, customers_of_period  # noqa: PLC0415
 
     pair_id, allowed = session.pair.pair_id, settings.usage_customers
     names = await session.database.run(lambda c: customers_of_period(c, pair_id, period, allowed))
@@ -143,7 +143,7 @@ async def _tell(
     session: "Session", period: "BillingPeriod", customers: Sequence["StatedCustomer"], metrics: int, *, traced: bool
 ) -> None:
     """What is about to be asked of whom, before it takes its time."""
-    from metronome_pipeline.ledger.statement_scope import events_of_period  # noqa: PLC0415
+    from metronome_pipeline.statements.scope import events_of_period  # noqa: PLC0415
 
     ids = [customer.customer_id for customer in customers]
     events = await session.database.run(lambda c: events_of_period(c, session.pair.pair_id, period, ids))
@@ -209,9 +209,9 @@ def verify(files: tuple[Path, ...], digest: str | None) -> None:
 
 def _verified(path: Path) -> Iterable["Verified"]:
     """The file, and of an index every file that it names, against the digest that the index has of it."""
-    from metronome_pipeline.ledger.statement import INDEX, INDEX_COLUMNS  # noqa: PLC0415
-    from metronome_pipeline.ledger.statement_files import Lines, verify  # noqa: PLC0415
-    from metronome_pipeline.ledger.statement_lines import LINE_COLUMNS  # noqa: PLC0415
+    from metronome_pipeline.statements.files import Lines, verify  # noqa: PLC0415
+    from metronome_pipeline.statements.lines import LINE_COLUMNS  # noqa: PLC0415
+    from metronome_pipeline.statements.statement import INDEX, INDEX_COLUMNS  # noqa: PLC0415
 
     if path.stem != INDEX:
         yield verify(path, LINE_COLUMNS)

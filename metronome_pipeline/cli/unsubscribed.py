@@ -1,6 +1,6 @@
 """``metronome-pipeline unsubscribed``: customers whose usage arrives in Solvimon and is billed by no subscription.
 
-Here: options, the table, the JSON. Not here: what is read (``ledger/unmatched.py``).
+Here: options, the table, the JSON. Not here: what is read (``statements/unmatched.py``).
 """
 
 import json
@@ -12,8 +12,8 @@ import click
 from metronome_pipeline.cli.terminal import Failed, WrongUse, example, say, show_table
 
 if TYPE_CHECKING:
-    from metronome_pipeline.ledger.unmatched import Range, Unmatched, UnmatchedCustomer
     from metronome_pipeline.settings import Settings
+    from metronome_pipeline.statements.unmatched import Range, Unmatched, UnmatchedCustomer
 
 _COLUMNS = (
     "customer",
@@ -63,7 +63,7 @@ def command(month: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
 
 async def _find(settings: "Settings", month: str | None) -> "tuple[Unmatched, int]":
     from metronome_pipeline.cli.session import command_session  # noqa: PLC0415
-    from metronome_pipeline.ledger import unmatched  # noqa: PLC0415
+    from metronome_pipeline.statements import unmatched  # noqa: PLC0415
 
     async with command_session(settings) as session:
         within = _within(month, settings, session.clock.now())
@@ -74,8 +74,8 @@ async def _find(settings: "Settings", month: str | None) -> "tuple[Unmatched, in
 
 
 def _within(month: str | None, settings: "Settings", now: datetime) -> "Range":
-    from metronome_pipeline.ledger.statement_scope import billing_period  # noqa: PLC0415
-    from metronome_pipeline.ledger.unmatched import Range  # noqa: PLC0415
+    from metronome_pipeline.statements.scope import billing_period  # noqa: PLC0415
+    from metronome_pipeline.statements.unmatched import Range  # noqa: PLC0415
 
     if month is None:
         return Range()

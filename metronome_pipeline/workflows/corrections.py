@@ -1,16 +1,16 @@
 """Corrections: from what a sweep found to the ledger and to Solvimon, without reading anything again.
 
 Here: which windows are planned for which metrics, and when a finding counts as planned. Not here: how hours are found
-(``ledger/findings.py``), planned (``ledger/plan.py``) and delivered (``ledger/synchronise.py``).
+(``sweeps/findings.py``), planned (``ledger/plan.py``) and delivered (``ledger/synchronise.py``).
 """
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from itertools import groupby
 
-from metronome_pipeline.ledger import findings
 from metronome_pipeline.ledger.shelf import ReadReport
 from metronome_pipeline.ledger.synchronise import Due, Step, Synchroniser
+from metronome_pipeline.sweeps import findings
 from metronome_pipeline.workflows.session import Session
 
 

@@ -1,7 +1,7 @@
 """Reconcile: what Metronome says, what the ledger counts and what Solvimon holds, day by day, all three read afresh.
 
 Here: what is compared, for the asset and for the command alike, and the asset. Not here: comparing
-(``ledger/reconcile.py``), and what Dagster is told (``reconciliation_reports.py``).
+(``reconciliation/``), and what Dagster is told (``reconciliation_reports.py``).
 """
 
 import asyncio
@@ -13,17 +13,17 @@ import dagster as dg
 from pydantic import Field
 
 from metronome_pipeline.errors import PipelineError, quoted
-from metronome_pipeline.ledger import reconciliations, standing
-from metronome_pipeline.ledger.lines import DayLine, ReconciledMetric
 from metronome_pipeline.ledger.read import Window
-from metronome_pipeline.ledger.reconcile import Accounts, Question, Take
-from metronome_pipeline.ledger.reconcile import reconcile as reconcile_accounts
 from metronome_pipeline.ledger.slicings import slicings
 from metronome_pipeline.ledger.synchronise import Due
-from metronome_pipeline.ledger.tally import Tally
 from metronome_pipeline.mapping.periods import DAY, last_midnight
 from metronome_pipeline.mapping.usage import EXACT_CALCULATIONS, BilledMetric
 from metronome_pipeline.metronome.resource import MetronomeResource
+from metronome_pipeline.reconciliation import reconciliations, standing
+from metronome_pipeline.reconciliation.lines import DayLine, ReconciledMetric
+from metronome_pipeline.reconciliation.reconcile import Accounts, Question, Take
+from metronome_pipeline.reconciliation.reconcile import reconcile as reconcile_accounts
+from metronome_pipeline.reconciliation.tally import Tally
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage import imports

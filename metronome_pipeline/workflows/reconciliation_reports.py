@@ -12,15 +12,15 @@ from typing import Any
 
 import dagster as dg
 
-from metronome_pipeline.ledger import standing
-from metronome_pipeline.ledger.days import days_of
-from metronome_pipeline.ledger.lines import Difference, ReconciledMetric
 from metronome_pipeline.ledger.read import Window, midnight
-from metronome_pipeline.ledger.reconciliations import DayTotals, day_totals
 from metronome_pipeline.ledger.synchronise import Due, Gap, gaps
-from metronome_pipeline.ledger.tally import Tally, solvimon_says
 from metronome_pipeline.mapping.periods import DAY, first_midnight
+from metronome_pipeline.reconciliation import standing
+from metronome_pipeline.reconciliation.lines import Difference, ReconciledMetric
+from metronome_pipeline.reconciliation.reconciliations import DayTotals, day_totals
+from metronome_pipeline.reconciliation.tally import Tally, solvimon_says
 from metronome_pipeline.solvimon.requests import plain_number
+from metronome_pipeline.sweeps.days import days_of
 from metronome_pipeline.workflows.hours import range_text
 from metronome_pipeline.workflows.imports import request_metadata, table
 from metronome_pipeline.workflows.pictures import Bar, markdown_image, usage_picture

@@ -1,6 +1,6 @@
 """Sweep usage: look back over everything that was billed, coarse to fine, and write down what differs.
 
-Here: the asset, whose usage is swept, and what Dagster is told. Not here: the way of a sweep (``ledger/sweeper.py``),
+Here: the asset, whose usage is swept, and what Dagster is told. Not here: the way of a sweep (``sweeps/sweeper.py``),
 and what becomes of its findings: a sensor requests the run that plans them (``automation/findings.py``).
 """
 
@@ -15,18 +15,18 @@ import dagster as dg
 from pydantic import Field
 
 from metronome_pipeline.errors import PipelineError
-from metronome_pipeline.ledger import findings, sweeps
-from metronome_pipeline.ledger.days import DayReader
-from metronome_pipeline.ledger.findings import FINDING_COLUMNS
 from metronome_pipeline.ledger.shelf import Unread
-from metronome_pipeline.ledger.sweeper import StretchReader, Sweeper, SweepReport
-from metronome_pipeline.ledger.sweeps import STRETCH_DAYS, Sweep, SweepKind, Swept, SweptMetric
 from metronome_pipeline.mapping.usage import EXACT_CALCULATIONS, PERIOD_TO_DATE
 from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage import accounts
 from metronome_pipeline.storage.resource import StoreResource
+from metronome_pipeline.sweeps import findings, sweeps
+from metronome_pipeline.sweeps.days import DayReader
+from metronome_pipeline.sweeps.findings import FINDING_COLUMNS
+from metronome_pipeline.sweeps.sweeper import StretchReader, Sweeper, SweepReport
+from metronome_pipeline.sweeps.sweeps import STRETCH_DAYS, Sweep, SweepKind, Swept, SweptMetric
 from metronome_pipeline.workflows.customers import read_customers
 from metronome_pipeline.workflows.due import RefusedMetric, due_usage
 from metronome_pipeline.workflows.hours import range_text

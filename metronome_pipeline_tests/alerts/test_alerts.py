@@ -283,7 +283,7 @@ def test_quarantine_is_told_once_a_reason_however_it_grows_and_over_when_it_is_e
     assert len(told) == 1
     assert told[0].startswith("Still: Quarantine: Solvimon refused 2 events (")
     world.solvimon.set(refuse_reference=[])
-    config = {"ops": {"retry_quarantine": {"config": {"asked_by": "Ana"}}}}
+    config = {"ops": {"retry": {"config": {"asked_by": "Ana"}}}}
     assert world.run("retry_quarantine", config=config).success
     told = watch.told(ALERT_STALE_HOURS="700")
     assert len(told) == 1
@@ -341,7 +341,7 @@ def test_hours_that_stay_unsettled_are_told_unless_they_wait_for_a_person(watch:
     watch.silent()
     # Sent by a person's retry; the usage that came since is the next run's to send, and there is none.
     world.solvimon.set(refuse_reference=[])
-    config = {"ops": {"retry_quarantine": {"config": {"asked_by": "Ana"}}}}
+    config = {"ops": {"retry": {"config": {"asked_by": "Ana"}}}}
     assert world.run("retry_quarantine", config=config).success
     told = watch.told()
     assert told[0] == "Unsettled hours: 1 hour of usage differs from what Solvimon was told, for over 3 hours."

@@ -173,7 +173,7 @@ class Emulator:
         return b'{"data":[' + b",".join(rows) + b'],"next_page":' + json.dumps(following).encode() + b"}"
 
     def _hour(self, text: str) -> int:
-        hour = int((datetime.fromisoformat(text.replace("Z", "+00:00")) - START) / HOUR)
+        hour = int((datetime.fromisoformat(text) - START) / HOUR)
         return min(max(hour, 0), self.workload.hours)
 
     def _list(self, rows: list[dict[str, Any]], cursor: str) -> bytes:

@@ -1,7 +1,7 @@
 """An account pair whose imports are done: customers, metrics and meters of a workload, written straight into tables."""
 
-from metronome_pipeline.settings import AccountPair
 from metronome_pipeline.setting_values import host
+from metronome_pipeline.settings import AccountPair
 from metronome_pipeline.storage.accounts import Pair, pair_of
 from metronome_pipeline.storage.database import Database
 from metronome_pipeline.storage.migrations import migrate

@@ -11,10 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from metronome_pipeline.ledger import recovery
 from metronome_pipeline.ledger.claims import DELIVERY_LOCK
 from metronome_pipeline.ledger.plan import PLANNING_LOCK
 from metronome_pipeline.mapping.usage import canonical_properties, slice_of
+from metronome_pipeline.rebuilding import recovery
 from metronome_pipeline_tests.cli.commands import Command, command, variables
 from metronome_pipeline_tests.world import START, World, failure
 

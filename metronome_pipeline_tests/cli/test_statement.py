@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from metronome_pipeline.ledger.statement import INDEX_COLUMNS, file_name
-from metronome_pipeline.ledger.statement_files import Lines
-from metronome_pipeline.ledger.statement_lines import LINE_COLUMNS, Stated, state_of_ledger
-from metronome_pipeline.ledger.statement_scope import billing_period
+from metronome_pipeline.statements.files import Lines
+from metronome_pipeline.statements.lines import LINE_COLUMNS, Stated, state_of_ledger
+from metronome_pipeline.statements.scope import billing_period
+from metronome_pipeline.statements.statement import INDEX_COLUMNS, file_name
 from metronome_pipeline_tests.cli.commands import Command, command, variables
 from metronome_pipeline_tests.world import START, World, failure
 
@@ -325,7 +325,7 @@ def test_a_customer_that_keeps_changing_is_named_and_the_others_are_stated(
     def changing(connection: Any, stated: Stated) -> tuple[Any, ...]:
         return (next(marks),) if stated.customer_id == moving else state_of_ledger(connection, stated)
 
-    monkeypatch.setattr("metronome_pipeline.ledger.statement.state_of_ledger", changing)
+    monkeypatch.setattr("metronome_pipeline.statements.statement.state_of_ledger", changing)
     done = _state(world)
     assert done.status == 1
     assert {row["customer"]: row["agrees"] for row in _index()} == {"Still": "yes", "Moving": "not stated"}

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from metronome_pipeline.clock import Clock
-from metronome_pipeline.ledger.unmatched import Asked, UnmatchedCustomer, wait_for
 from metronome_pipeline.solvimon.records import Reprocess
+from metronome_pipeline.statements.unmatched import Asked, UnmatchedCustomer, wait_for
 from metronome_pipeline_tests.cli.commands import Command, command, variables
 from metronome_pipeline_tests.world import World, failure
 

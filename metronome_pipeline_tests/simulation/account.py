@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from metronome_pipeline.sandbox.metronome import ingest
+from metronome_pipeline.sandbox.metronome.events import Event as RawEvent
 from metronome_pipeline.sandbox.metronome.store import Record
 from metronome_pipeline.sandbox.metronome.store import Store as MetronomeStore
 from metronome_pipeline.sandbox.solvimon.event_store import Event as SolvimonEvent
@@ -88,6 +89,8 @@ class Account:
     customers: list[str] = field(default_factory=list)
     events: int = 0
     poisoned: list[str] = field(default_factory=list)
+    disabled: list[tuple[str, str]] = field(default_factory=list)
+    large: list[str] = field(default_factory=list)
 
     def fill(self, customers: int, metrics: Sequence[MetricDefinition], events: int) -> None:
         """The account as the first run finds it."""
@@ -128,20 +131,26 @@ class Account:
         """One raw usage event, somewhere between the beginning and now."""
         metric = metric or self.draw.choice(self.metrics)
         number = self.draw.randrange(len(self.customers))
-        # Busy and quiet hours: events meet in one hour as often as they do not.
+        # Most events meet in a few hours, for only there is anything to correct.
         elapsed = int((self.now() - self.start).total_seconds())
-        seconds = self.draw.choice((self.draw.randrange(elapsed), min(elapsed, 3600 * self.draw.randrange(6)) + 60))
+        busy = 3_600 * self.draw.randrange(3) + self.draw.randrange(3_600)
+        seconds = busy if self.draw.random() < 0.7 else self.draw.randrange(elapsed)
+        team = self.draw.choice(("red", None))
+        group = {"region": region or self.draw.choice(_REGIONS), "team": team}
+        timestamp = self.start + timedelta(seconds=min(seconds, elapsed))
+        sent_for = self.draw.choice((CUSTOMERS[number], f"alias-{number}"))
+        return self._receive(sent_for, metric.metric_id, timestamp, value or self.draw.choice(_VALUES), group)
+
+    def _receive(
+        self, sent_for: str, metric_id: str, timestamp: datetime, value: str, group: Mapping[str, str | None]
+    ) -> str:
         self.events += 1
         event = {
             "transaction_id": f"transaction-{self.events}",
-            "customer_id": self.draw.choice((CUSTOMERS[number], f"alias-{number}")),
-            "event_type": metric.metric_id,
-            "timestamp": (self.start + timedelta(seconds=seconds)).isoformat(),
-            "properties": {
-                "value": value or self.draw.choice(_VALUES),
-                "region": region or self.draw.choice(_REGIONS),
-                "team": self.draw.choice(("red", None)),
-            },
+            "customer_id": sent_for,
+            "event_type": metric_id,
+            "timestamp": timestamp.isoformat(),
+            "properties": {"value": value, **group},
         }
         ingest.keep(self.metronome, [ingest.read_event(self.metronome, event, self.now())])
         return str(event["transaction_id"])
@@ -154,14 +163,15 @@ class Account:
         _HAPPENINGS[kind](self)
 
     def _comes_late(self) -> None:
-        for _ in range(self.draw.randrange(1, 4)):
+        for _ in range(self.draw.randrange(1, 6)):
             self.use()
 
     def _counts_negative(self) -> None:
         self.use(self.draw.choice(("-1", "-0.1", "-50")))
 
     def _is_removed(self) -> None:
-        self.metronome.events.remove({f"transaction-{self.draw.randrange(self.events) + 1}"})
+        removed = self.draw.sample(range(1, self.events + 1), min(self.events, self.draw.randrange(1, 5)))
+        self.metronome.events.remove({f"transaction-{number}" for number in removed})
 
     def _adds_customer(self) -> None:
         self.add_customer()
@@ -177,13 +187,12 @@ class Account:
         self.use(region=f"region-{self.draw.randrange(9)}")
 
     def _falls(self) -> None:
-        sums = [metric for metric in self.metrics if metric.aggregation == "SUM"]
-        if not sums:
+        """Something large comes, and goes the next time: more than may be taken back unasked."""
+        if self.large:
+            self.metronome.events.remove({self.large.pop()})
             return
-        metric = self.draw.choice(sums)
-        self.use("5000", metric=metric)
-        taken_back = self.use("300", metric=metric)
-        self.metronome.events.remove({taken_back, f"transaction-{self.draw.randrange(self.events) + 1}"})
+        sums = [metric for metric in self.metrics if metric.aggregation == "SUM"]
+        self.large += [self.use("5000", metric=self.draw.choice(sums))] if sums else []
 
     def _moves_alias(self) -> None:
         alias = f"alias-{self.draw.randrange(len(self.customers))}"
@@ -208,27 +217,55 @@ class Account:
             self.poisoned.append(reference + self.draw.choice(("", "", "_r1")))
             self.solvimon.settings = changed(self.solvimon.settings, {"refuse_reference": self.poisoned})
 
+    def _disables_meter(self) -> None:
+        self._disable("meters", self.draw.choice(self.metrics).metric_id)
+
+    def _disables_customer(self) -> None:
+        self._disable("customers", self.draw.choice(self.customers))
+
+    def _disable(self, path: str, reference: str) -> None:
+        """Somebody archives what events need, in Solvimon's console."""
+        collection = self.solvimon.collection(path)
+        resource = collection.by_reference(reference)
+        if resource is not None:
+            collection.put({**resource, "status": "ARCHIVED"})
+            self.disabled.append((path, reference))
+
     def heal(self) -> bool:
-        """Ends the poison; whether there was any."""
-        poisoned, self.poisoned = bool(self.poisoned), []
+        """Ends the poison, and makes active again what was disabled; whether there was anything."""
+        sick = bool(self.poisoned or self.disabled)
+        for path, reference in self.disabled:
+            collection = self.solvimon.collection(path)
+            resource = collection.by_reference(reference)
+            assert resource is not None
+            collection.put({**resource, "status": "ACTIVE"})
+        self.poisoned, self.disabled = [], []
         self.solvimon.settings = changed(self.solvimon.settings, {"refuse_reference": []})
-        return poisoned
+        return sick
 
     def _some_reference(self) -> str | None:
         """The reference of the first event of some slot, as it is documented."""
-        plain = {metric.metric_id for metric in self.metrics if metric.slicing is None}
-        events = [event for event in self.metronome.events.everything if event.event_type in plain]
-        if not events:
+        event = self._some_event()
+        if event is None:
             return None
-        event = self.draw.choice(events)
         owner = self.metronome.aliases.get(event.sent_for, event.sent_for)
         hour = event.timestamp.replace(minute=0, second=0, microsecond=0)
         return f"{owner}_{event.event_type}_{hour:%Y%m%dT%H%M%SZ}_{hour + HOUR:%Y%m%dT%H%M%SZ}_total"
 
+    def _some_event(self) -> RawEvent | None:
+        """A raw event of a metric that is billed without properties."""
+        plain = {metric.metric_id for metric in self.metrics if metric.slicing is None}
+        events = [event for event in self.metronome.events.everything if event.event_type in plain]
+        return self.draw.choice(events) if events else None
+
     def _takes_reference(self) -> None:
-        """Somebody else sends an event under the reference that one of ours will have."""
-        reference = self._some_reference()
-        if reference is None or reference in self.solvimon.events.by_reference:
+        """Somebody else sends an event under the reference that the next one of ours will have."""
+        first = self._some_reference()
+        if first is None:
+            return
+        references = (first, f"{first}_r1", f"{first}_r2")
+        reference = next((each for each in references if each not in self.solvimon.events.by_reference), first)
+        if reference in self.solvimon.events.by_reference:
             return
         customer_id, metric_id, hour, *_ = reference.split("_")
         customer = self.solvimon.collection("customers").by_reference(customer_id)
@@ -249,6 +286,8 @@ class Account:
         )
         self.solvimon.events.add(event, at=self.now(), duplicate_of=None)
         self.solvimon.process()
+        # So that there is a next one of ours.
+        self._receive(customer_id, metric_id, instant + timedelta(minutes=1), self.draw.choice(_VALUES), {})
 
 
 _HAPPENINGS: Mapping[str, Callable[[Account], None]] = {
@@ -264,6 +303,8 @@ _HAPPENINGS: Mapping[str, Callable[[Account], None]] = {
     "new_group": Account._adds_group,
     "poisoned_event": Account._poisons,
     "taken_reference": Account._takes_reference,
+    "inactive_meter": Account._disables_meter,
+    "inactive_customer": Account._disables_customer,
 }
 HAPPENINGS = frozenset(_HAPPENINGS)
 """Trouble of the accounts that strikes while runs go on."""

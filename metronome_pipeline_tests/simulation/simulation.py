@@ -22,6 +22,13 @@ from metronome_pipeline_tests.simulation.virtual_time import NothingLeftToDo, Vi
 from metronome_pipeline_tests.simulation.world import LATEST, account_of, network_between, sandboxes
 
 _QUIET_RUNS = 4
+_NOT_WITH = {
+    # Who sends under a reference of ours, and is not told of at once, is found by the daily reconciliation only; where
+    # nothing is deduplicated, both would count.
+    "taken_reference": frozenset({"late_duplicate_flags", "deduplication_off"}),
+    # An import refuses such a meter by name, and its usage is then nobody's to list in the ledger.
+    "inactive_meter": frozenset({"new_metric"}),
+}
 _WAITING = """
 SELECT (SELECT count(*) FROM ledger.open_events WHERE state = 'quarantined'),
        array(SELECT digest FROM ledger.brakes WHERE released_at IS NULL)
@@ -98,7 +105,7 @@ class Simulation:
 
     async def _course(self) -> None:
         draw = self.scenario.stream("course")
-        ticks = draw.choice((1, 1, 2, 2, 3))
+        ticks = draw.choice((1, 2, 2, 3))
         for number in range(ticks if self.scenario.ticks is None else self.scenario.ticks):
             await self._tick(number)
             await asyncio.sleep(draw.choice((1.0, 20.0, 120.0, 900.0, 3_600.0, 7_200.0)))
@@ -136,9 +143,7 @@ class Simulation:
         self._look(interleaved=two)
 
     def _happens(self, kind: str) -> None:
-        # Who sends under a reference of ours, and is not told of at once, is found by the daily reconciliation only;
-        # where nothing is deduplicated, both would count.
-        if kind != "taken_reference" or not self.trouble & {"late_duplicate_flags", "deduplication_off"}:
+        if not self.trouble & _NOT_WITH.get(kind, frozenset()):
             self.account.happens(kind)
 
     def _process(self, number: int, place: int, *, interleaved: bool) -> Process:

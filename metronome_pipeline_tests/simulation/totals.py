@@ -44,11 +44,12 @@ def violations(
 ) -> list[str]:
     """What is wrong once nothing is left to do. ``closed``: the end of the hours that count."""
     listed = set() if exact else {tuple(row) for row in observer.execute(_LISTED)}
+    ours = {reference for (reference,) in observer.execute("SELECT reference FROM ledger.events")}
     left = [f"At rest there is still {what}." for (what,) in observer.execute(_LEFT, {"exact": exact})]
     return [
         *left,
         *_doubled(solvimon),
-        *_differences(_reported(metronome, metrics, start, closed), _counted(solvimon, metrics), metrics, listed),
+        *_differences(_reported(metronome, metrics, start, closed), _counted(solvimon, metrics, ours), metrics, listed),
     ]
 
 
@@ -71,11 +72,12 @@ def _reported(
     return reported
 
 
-def _counted(store: SolvimonStore, metrics: Sequence[MetricDefinition]) -> dict[Slot, Fraction]:
+def _counted(store: SolvimonStore, metrics: Sequence[MetricDefinition], ours: set[str]) -> dict[Slot, Fraction]:
+    """What Solvimon counts of ours: what somebody else has sent is for the daily reconciliation to find."""
     maxima = {metric.metric_id for metric in metrics if metric.is_maximum}
     counted: dict[Slot, Fraction] = {}
     for event in store.events.all:
-        if not event.counts:
+        if not event.counts or event.reference not in ours:
             continue
         group = frozenset((each["reference"], each["value"]) for each in event.properties)
         slot = (str(event.customer_reference), event.meter_reference, event.instant, group)

@@ -27,6 +27,7 @@ REQUEST_TROUBLE = (
     "other_decimals",
     "short_201",
     "short_201_lost",
+    "stale_list",
 )
 PROCESS_TROUBLE = ("crash", "second_process", "clock_skew", "database_lost", "lock_lost")
 ACCOUNT_TROUBLE = (
@@ -41,6 +42,8 @@ ACCOUNT_TROUBLE = (
     "new_group",
     "poisoned_event",
     "taken_reference",
+    "inactive_meter",
+    "inactive_customer",
     "deduplication_off",
     "deduplication_unproved",
     "late_duplicate_flags",
@@ -50,7 +53,10 @@ ACCOUNT_TROUBLE = (
 ALL_TROUBLE = (*REQUEST_TROUBLE, *PROCESS_TROUBLE, *ACCOUNT_TROUBLE)
 """Every kind there is."""
 
-_LIKELY = {"crash": 4, "second_process": 2, "late_events": 4, "reset_after": 2, "deduplication_off": 2, "slow": 2}
+_LIKELY = {
+    **{"crash": 6, "second_process": 3, "reset_after": 2, "slow": 2},
+    **{"late_events": 4, "removed_events": 3, "deduplication_off": 3},
+}
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,15 @@ class Scenario:
         if self.only is not None:
             return self.only - self.without
         draw = self.stream("trouble")
-        weights = [_LIKELY.get(kind, 1) for kind in ALL_TROUBLE]
+        on_the_way = (*REQUEST_TROUBLE, *PROCESS_TROUBLE)
         # Much trouble at once hides what one kind alone does, and the other way round.
-        wanted = draw.choice((0, 1, 2, 3, 3, 4, 4, 5, 6, 8))
-        return frozenset(draw.choices(ALL_TROUBLE, weights, k=wanted)) - self.without
+        kinds = [
+            *draw.choices(on_the_way, [_LIKELY.get(kind, 1) for kind in on_the_way], k=draw.choice((0, 1, 2, 3, 4, 6))),
+            *draw.choices(
+                ACCOUNT_TROUBLE, [_LIKELY.get(kind, 1) for kind in ACCOUNT_TROUBLE], k=draw.choice((0, 1, 2, 3, 4))
+            ),
+        ]
+        return frozenset(kinds) - self.without
 
     def stream(self, name: str) -> random.Random:
         """The random numbers of one concern."""

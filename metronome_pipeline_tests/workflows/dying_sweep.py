@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import Any
 
-from metronome_pipeline.ledger import proofs
+from metronome_pipeline.sweeps import proofs
 from metronome_pipeline_tests.world import Api, World, instance_on
 
 

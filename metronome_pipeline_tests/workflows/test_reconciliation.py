@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from metronome_pipeline.ledger import standing
+from metronome_pipeline.reconciliation import standing
 from metronome_pipeline_tests.world import START, World, failure, metadata, partitions_of, rows
 
 KEY = ("solvimon", "reconciliation")

@@ -72,7 +72,8 @@ async def _work(setting: Setting) -> None:
         await destination.open()
         for customer in customers:
             asked = {"window_size": "HOUR", **bounds, "customer_ids": [customer], "billable_metrics": metrics}
-            body, cursor, waiting = events.encode(asked), "0", []
+            body, waiting = events.encode(asked), []
+            cursor: str | None = "0"
             while cursor is not None:
                 page = pages.decode(await source.post(f"/v1/usage?next_page={cursor}", body))
                 waiting += [_event(row) for row in page.data]

@@ -1,0 +1,1 @@
+"""Rebuilding a ledger that was lost from what Solvimon holds."""

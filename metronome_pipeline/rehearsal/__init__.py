@@ -1,0 +1,1 @@
+"""Rehearsal: what a run would do, by its own functions, rolled back."""

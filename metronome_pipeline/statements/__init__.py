@@ -1,0 +1,1 @@
+"""Statements of a billing period, customer by customer, and usage that Solvimon bills to nobody."""
