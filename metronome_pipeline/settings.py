@@ -150,6 +150,12 @@ class Settings(TelemetrySettings):
         alias="SWEEP_DAYS",
         description="UTC days that the daily sweep compares with the ledger. Metronome takes events 34 days late.",
     )
+    usage_retention_days: Annotated[int | None, BeforeValidator(values.whole_number(70, 36_500))] = Field(
+        None,
+        alias="USAGE_RETENTION_DAYS",
+        description="Days after which raw usage is removed, at least SWEEP_DAYS and 35 more. The ledger is always kept. "
+        "Unset: nothing is removed.",
+    )
     usage_customers: Annotated[frozenset[str], BeforeValidator(values.ids)] = Field(
         frozenset(), alias="USAGE_CUSTOMERS", description="Only these customers' usage (ids, by comma). Empty: all."
     )
@@ -270,7 +276,12 @@ class Settings(TelemetrySettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        problems = [_live_host_unconfirmed(self), _starts_before_cut_over(self), _half_of_the_mail(self)]
+        problems = [
+            _live_host_unconfirmed(self),
+            _starts_before_cut_over(self),
+            _half_of_the_mail(self),
+            _needed_by_the_sweep(self),
+        ]
         if any(problems):
             raise ValueError(" ".join(problem for problem in problems if problem))
         return self
@@ -355,6 +366,16 @@ def _half_of_the_mail(settings: Settings) -> str | None:
     if not missing or len(missing) == len(parts):
         return None
     return f"Alerts by e-mail need {' and '.join(missing)} as well: set all three or none."
+
+
+def _needed_by_the_sweep(settings: Settings) -> str | None:
+    days, least = settings.usage_retention_days, settings.sweep_days + 35
+    if days is None or days >= least:
+        return None
+    return (
+        f"USAGE_RETENTION_DAYS is {days}, and the sweeps compare what was read of the last {least} days (SWEEP_DAYS and 35 "
+        f"more): set it to {least} at least."
+    )
 
 
 def _sentence(problem: ErrorDetails) -> str:

@@ -13,6 +13,7 @@ from metronome_pipeline.workflows.due import Workflow
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
 from metronome_pipeline.workflows.period_usage import PERIOD_USAGE
 from metronome_pipeline.workflows.reconciliation_reports import RECONCILIATION
+from metronome_pipeline.workflows.retention import retire_usage
 from metronome_pipeline.workflows.retry import retry
 from metronome_pipeline.workflows.sweep import STEP, SWEEP
 from metronome_pipeline.workflows.usage import USAGE
@@ -56,6 +57,7 @@ def jobs(owners: Sequence[str] = ()) -> Jobs:
         _correct(USAGE, owners),
         _correct(GROUPED_USAGE, owners),
         _reconcile(owners),
+        _retire_usage(owners),
     ]
     return {job.name: job for job in made}
 
@@ -98,6 +100,19 @@ def _retry_quarantine(owners: Sequence[str]) -> dg.JobDefinition:
     )
     def job() -> None:
         retry()
+
+    return job
+
+
+def _retire_usage(owners: Sequence[str]) -> dg.JobDefinition:
+    @dg.job(
+        name="retire_usage",
+        description="Remove raw usage that is older than USAGE_RETENTION_DAYS. The ledger is always kept.",
+        tags={"workflow": "retention"},
+        metadata=shown(owners),
+    )
+    def job() -> None:
+        retire_usage()
 
     return job
 

@@ -11,6 +11,7 @@ import dagster as dg
 from metronome_pipeline.automation.daily import daily_period_usage
 from metronome_pipeline.automation.jobs import Jobs, shown
 from metronome_pipeline.automation.reconciliations import daily_reconciliation
+from metronome_pipeline.automation.retention import daily_retention
 from metronome_pipeline.automation.runs import (
     HOUR,
     IN_VAIN,
@@ -44,6 +45,7 @@ def schedules(settings: Settings, jobs: Jobs) -> list[dg.ScheduleDefinition]:
         daily_period_usage(settings, jobs["ingest_period_usage"]),
         *sweep_schedules(settings, jobs),
         daily_reconciliation(settings, jobs["reconcile"]),
+        daily_retention(settings, jobs["retire_usage"]),
     ]
 
 

@@ -19,6 +19,7 @@ _COMMANDS = (
     "demo",
     "dev",
     "sandbox",
+    "init",
     "check",
     "plan",
     "quarantine",
@@ -32,6 +33,9 @@ _COMMANDS = (
     "unsubscribed",
     "reprocess",
     "alert",
+    "backup",
+    "retention",
+    "erase",
 )
 
 
@@ -71,8 +75,8 @@ class _Commands(click.Group):
 def main() -> None:
     """Bill in Solvimon what Metronome meters.
 
-    Without any setting, `demo` and `dev` show everything on this machine alone. With METRONOME_BEARER_TOKEN,
-    SOLVIMON_API_KEY and USAGE_START in the environment or in .env, start with `check`.
+    Without any setting, `demo` and `dev` show everything on this machine alone. With a token of Metronome's and a key
+    of Solvimon's, start with `init`; once they are in the environment or in .env, with `check`.
 
     Exit status: 0 done, 1 something differs or failed, 2 wrong use or settings, 130 stopped.
     """

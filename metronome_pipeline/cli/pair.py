@@ -8,6 +8,7 @@ from metronome_pipeline.settings import Settings
 from metronome_pipeline.storage.accounts import Pair, pair_of
 from metronome_pipeline.storage.database import Database, server_url
 from metronome_pipeline.storage.migrations import migrate
+from metronome_pipeline.storage.restores import notice_restore
 
 RUN_ID = "command line"
 """What stands for a Dagster run in rows that a person's command writes."""
@@ -35,5 +36,6 @@ def open_pair(settings: Settings | None = None) -> Iterator[OpenPair]:
     with Database(server_url(settings), application_name="metronome-pipeline command line") as database:
         with database.transaction() as connection:
             migrated = migrate(connection)
+            notice_restore(connection)
             pair = pair_of(connection, settings.account_pair)
         yield OpenPair(settings, database, pair, tuple(migrated))

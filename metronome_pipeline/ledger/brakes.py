@@ -81,16 +81,15 @@ def void(
     keep: Sequence[Brake],
 ) -> None:
     """Forgets what was held, once all of its hours and customers were planned anew, but for what that plan holds."""
-    connection.execute(
-        _VOID,
-        {
-            "pair_id": pair_id,
-            "start": start,
-            "end": end,
-            "customers": None if customers is None else list(customers),
-            "digests": [brake.digest for brake in keep],
-        },
-    )
+    parameters = {
+        "pair_id": pair_id,
+        "start": start,
+        "end": end,
+        "customers": None if customers is None else list(customers),
+        "digests": [brake.digest for brake in keep],
+    }
+    for statement in (_VOID, _SPEND):
+        connection.execute(statement, parameters)
 
 
 def held(connection: Connection, pair_id: int) -> Sequence[Sequence[Any]]:
@@ -227,6 +226,15 @@ WHERE b.pair_id = %(pair_id)s AND b.metric_id = d.metric_id AND b.released_at IS
        OR b.customer_id IS NULL AND NOT EXISTS (
            SELECT FROM metronome.coverage c WHERE c.pair_id = b.pair_id AND c.metric_id = b.metric_id
            AND c.customer_id <> ALL (%(customers)s::uuid[])))
+"""
+
+# A released plan is let through by planning its own hours once more, no fewer and no others: another window would be
+# another plan. Days of a period are always planned together.
+_SPEND = """
+UPDATE ledger.brakes b SET spent_at = ledger.moment() FROM due d
+WHERE b.pair_id = %(pair_id)s AND b.metric_id = d.metric_id AND b.released_at IS NOT NULL AND b.spent_at IS NULL
+  AND b.from_at >= %(start)s AND b.to_at <= %(end)s
+  AND ((b.from_at = %(start)s AND b.to_at = %(end)s) OR d.slicing = 'period_to_date')
 """
 
 _NOTE_HELD = """

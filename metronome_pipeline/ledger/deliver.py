@@ -7,7 +7,7 @@ the statements (``claims.py``), events that may have arrived (``doubts.py``), an
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from metronome_pipeline.clock import Clock
 from metronome_pipeline.concurrency import work_together
@@ -51,7 +51,8 @@ class Delivery:
     """Delivers the planned events of one account pair.
 
     ``deduplicated``: the destination was proved to ignore a second event under one reference, so a request without an
-    answer may simply be sent again. Otherwise each such event is looked up first.
+    answer may simply be sent again. Otherwise each such event is looked up first. ``restored_at``: the ledger came from a
+    backup then, so events of earlier hours may have been sent and forgotten, and are looked up as well.
     """
 
     api: SolvimonApi
@@ -63,6 +64,7 @@ class Delivery:
     batch_limit: int = 50
     in_flight: int = 8
     request_timeout: timedelta = timedelta(seconds=60)
+    restored_at: datetime | None = None
 
     async def deliver(self, *, progress: Callable[[DeliveryReport], None] = lambda _: None) -> DeliveryReport:
         """Sends everything that waits for this pair, whichever run planned it, and returns what became of it.
@@ -135,13 +137,7 @@ class _Sending:
 
     async def run(self) -> None:
         self.limit = self.delivery.batch_limit
-        events = list(self.claim.events)
-        if self.claim.attempted_ago is not None:
-            # Written down before anything that can fail: none of these may be forgotten as "never sent".
-            self.doubtful = {event.event_id: event for event in events}
-            if not self.delivery.deduplicated or self.claim.attempted_ago >= _SAFE_AGE:
-                await self.doubts.wait_out()
-                events = await self._look_up(events)
+        events = await self._events_to_send()
         waiting = [event for event in events if event.kind != "deletion"]
         for _ in range(_DOUBT_ROUNDS):
             unanswered = await self._send_batches(waiting)
@@ -162,6 +158,20 @@ class _Sending:
         # Last, for each is read back until it shows: nothing else need wait for that.
         for deletion in [event for event in events if event.kind == "deletion"]:
             await self._delete(deletion)
+
+    async def _events_to_send(self) -> list[LedgerEvent]:
+        """The claim's events without those that have arrived, which are settled."""
+        events, restored_at = list(self.claim.events), self.delivery.restored_at
+        if self.claim.attempted_ago is not None:
+            # Written down before anything that can fail: none of these may be forgotten as "never sent".
+            self.doubtful = {event.event_id: event for event in events}
+            if not self.delivery.deduplicated or self.claim.attempted_ago >= _SAFE_AGE:
+                await self.doubts.wait_out()
+                return await self._look_up(events)
+        if restored_at is not None and (old := [event for event in events if event.start < restored_at]):
+            self.doubtful |= {event.event_id: event for event in old}
+            return [*await self._look_up(old), *(event for event in events if event.start >= restored_at)]
+        return events
 
     async def _look_up(self, events: Sequence[LedgerEvent]) -> list[LedgerEvent]:
         """Settles those that have arrived, and returns those that have not."""

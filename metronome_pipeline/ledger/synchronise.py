@@ -210,8 +210,12 @@ def _due_until(customer: KnownCustomer) -> datetime | None:
     return (customer.archived_at + _ARCHIVED_STAYS_DUE).replace(minute=0, second=0, microsecond=0)
 
 
+# Hours whose usage is no longer kept are no gap, unless something is to be planned for them.
 _GAPS = """
-WITH asked AS (
+WITH unsettled AS (
+    SELECT customer_id, metric_id, range_agg(tstzrange(start_at, start_at + interval '1 hour')) AS hours
+    FROM ledger.unsettled_hours WHERE pair_id = %(pair_id)s GROUP BY customer_id, metric_id
+), asked AS (
     SELECT range_agg(tstzrange(start_at, end_at)) AS hours
     FROM unnest(%(firsts)s::timestamptz[], %(lasts)s::timestamptz[]) AS w (start_at, end_at)
 ), due AS (
@@ -220,9 +224,12 @@ WITH asked AS (
     CROSS JOIN unnest(%(metrics)s::uuid[], %(slicings)s::text[]) AS m (metric_id, slicing)
     LEFT JOIN unnest(%(starts_of)s::uuid[], %(starts)s::timestamptz[]) AS s (customer_id, start_at) USING (customer_id)
 ), missing AS (
-    SELECT d.customer_id, d.metric_id, a.hours * tstzmultirange(d.hours) - coalesce(c.covered, '{}') AS hours
+    SELECT d.customer_id, d.metric_id,
+           a.hours * tstzmultirange(d.hours) - coalesce(c.covered, '{}') - coalesce(c.retired - u.hours, c.retired, '{}')
+               AS hours
     FROM asked a CROSS JOIN due d LEFT JOIN metronome.coverage c
         ON c.pair_id = %(pair_id)s AND (c.customer_id, c.metric_id, c.slicing) = (d.customer_id, d.metric_id, d.slicing)
+    LEFT JOIN unsettled u ON (u.customer_id, u.metric_id) = (d.customer_id, d.metric_id)
 ), by_customer AS (
     SELECT customer_id, lower(hours) AS start_at, upper(hours) AS end_at,
            array_agg(metric_id::text ORDER BY metric_id) AS metrics

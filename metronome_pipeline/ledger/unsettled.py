@@ -24,13 +24,18 @@ def note_hours_of(connection: Connection, event_ids: Collection[int]) -> None:
 
 
 def unsettled_windows(connection: Connection, pair_id: int, metric_ids: Collection[str]) -> list[Window]:
-    """The noted hours of some metrics, as windows of at most a week, oldest first."""
+    """What every run plans first: the very windows of released plans, then noted hours, a week at most, oldest first.
+
+    The digest that a person released names the events of its own window; in another one they would be held anew.
+    """
+    parameters = [pair_id, list(metric_ids)]
+    released = [Window(*row) for row in connection.execute(_RELEASED, parameters)]
     rows = connection.execute(
         "SELECT DISTINCT start_at FROM ledger.unsettled_hours "
         "WHERE pair_id = %s AND metric_id = ANY (%s::uuid[]) ORDER BY start_at",
-        [pair_id, list(metric_ids)],
+        parameters,
     )
-    return _windows([start for (start,) in rows])
+    return [*released, *_windows([start for (start,) in rows])]
 
 
 def unsettled_hours(connection: Connection, pair_id: int) -> Sequence[Sequence[Any]]:
@@ -50,6 +55,12 @@ def _windows(hours: Sequence[datetime]) -> list[Window]:
             windows.append(Window(hour, hour + _HOUR))
     return windows
 
+
+_RELEASED = """
+SELECT DISTINCT from_at, to_at FROM ledger.brakes
+WHERE pair_id = %s AND metric_id = ANY (%s::uuid[]) AND released_at IS NOT NULL AND spent_at IS NULL
+ORDER BY from_at, to_at
+"""
 
 _NOTE_EVENTS = """
 INSERT INTO ledger.unsettled_hours (pair_id, metric_id, customer_id, start_at)

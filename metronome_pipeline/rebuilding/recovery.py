@@ -144,7 +144,9 @@ FROM (
     LEFT JOIN ledger.restatements s USING (event_id)
     CROSS JOIN LATERAL (SELECT coalesce(
         (c.by_customer, c.by_metric, c.stamp) = (e.customer_id, e.metric_id, e.start_at)
-        AND c.sent::jsonb = jsonb_strip_nulls(coalesce(e.properties, '{}')::jsonb), false) AS slot) AS same
+        AND (c.sent::jsonb = jsonb_strip_nulls(coalesce(e.properties, '{}')::jsonb) OR EXISTS (
+            SELECT FROM ledger.erasures f WHERE f.pair_id = e.pair_id AND f.customer_id = e.customer_id)), false
+        ) AS slot) AS same
 ) AS both_sides
 """
 
@@ -249,7 +251,7 @@ _NOTE_HOURS = """
 INSERT INTO ledger.unsettled_hours (pair_id, metric_id, customer_id, start_at)
 SELECT DISTINCT c.pair_id, x.metric_id, x.customer_id, x.start_at
 FROM changed x JOIN metronome.coverage c USING (customer_id, metric_id)
-WHERE c.pair_id = %(pair_id)s AND c.covered @> x.start_at
+WHERE c.pair_id = %(pair_id)s AND c.covered + c.retired @> x.start_at
 ON CONFLICT DO NOTHING
 """
 
@@ -263,7 +265,10 @@ WHERE c.pair_id = %(pair_id)s AND (c.customer_id, c.metric_id) = (x.customer_id,
 """
 
 # Of a ledger that was lost whole nothing says up to when its readings were planned.
-_FORGET_ALL = "UPDATE metronome.coverage SET covered = '{}' WHERE pair_id = %(pair_id)s AND NOT isempty(covered)"
+_FORGET_ALL = """
+UPDATE metronome.coverage SET covered = '{}', retired = '{}'
+WHERE pair_id = %(pair_id)s AND NOT (isempty(covered) AND isempty(retired))
+"""
 
 # Left: what the ledger counts for the events that Solvimon shows. Right: what Solvimon counts, without the copies and
 # the events that are listed as not adopted, and with what the ledger keeps against it, which is listed as well.

@@ -25,10 +25,15 @@ class WrongAccount(PipelineError):
 
 @dataclass(frozen=True)
 class Pair:
-    """An account pair's row. ``deduplication``: whether its Solvimon was proved to ignore repeated references."""
+    """An account pair's row.
+
+    ``deduplication``: whether its Solvimon was proved to ignore repeated references. ``restored_at``: when its ledger was
+    last found to be restored from a backup.
+    """
 
     pair_id: int
     deduplication: Literal["unknown", "proved", "off"]
+    restored_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def pair_of(connection: Connection, accounts: AccountPair) -> Pair:
 
 
 _PAIR = """
-SELECT pair_id, deduplication FROM ledger.account_pairs
+SELECT pair_id, deduplication, restored_at FROM ledger.account_pairs
 WHERE (metronome_host, metronome_environment, solvimon_host, solvimon_platform) = (%s, %s, %s, %s)
 """
 
@@ -123,7 +128,7 @@ def store_customers(
         "ON CONFLICT (pair_id, customer_id) DO UPDATE SET name = excluded.name, external_id = excluded.external_id, "
         "ingest_aliases = excluded.ingest_aliases, custom_fields = excluded.custom_fields, "
         "updated_at = excluded.updated_at, archived_at = excluded.archived_at, gone_at = NULL "
-        "WHERE (c.name, c.external_id, c.ingest_aliases, c.custom_fields, c.updated_at, c.archived_at, c.gone_at) "
+        "WHERE c.erased_at IS NULL AND (c.name, c.external_id, c.ingest_aliases, c.custom_fields, c.updated_at, c.archived_at, c.gone_at) "
         "IS DISTINCT FROM (excluded.name, excluded.external_id, excluded.ingest_aliases, excluded.custom_fields, "
         "excluded.updated_at, excluded.archived_at, NULL)",
         rows,
@@ -220,10 +225,10 @@ def store_products(
 
 
 def known_customers(connection: Connection, pair_id: int) -> list[KnownCustomer]:
-    """Every customer of the account, archived ones too, in the order of their ids."""
+    """Every customer of the account, archived ones too and erased ones not, in the order of their ids."""
     rows = connection.execute(
         "SELECT customer_id::text, name, archived_at FROM metronome.customers "
-        "WHERE pair_id = %s AND gone_at IS NULL ORDER BY customer_id",
+        "WHERE pair_id = %s AND gone_at IS NULL AND erased_at IS NULL ORDER BY customer_id",
         [pair_id],
     )
     return [KnownCustomer(*row) for row in rows]

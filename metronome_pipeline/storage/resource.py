@@ -13,6 +13,7 @@ from metronome_pipeline.settings import AccountPair, PostgresSettings
 from metronome_pipeline.storage.accounts import Pair, pair_of
 from metronome_pipeline.storage.database import Database, server_url
 from metronome_pipeline.storage.migrations import migrate
+from metronome_pipeline.storage.restores import notice_restore
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class StoreResource(dg.ConfigurableResource[Store]):
         with Database(url, connections=connections) as database:
             with database.transaction() as connection:
                 migrate(connection)
+                notice_restore(connection)
                 pair = pair_of(connection, accounts)
                 row = connection.execute("SELECT ledger.ahead()").fetchone()
             ahead: timedelta = row[0] if row else timedelta(0)

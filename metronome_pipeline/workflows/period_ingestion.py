@@ -260,6 +260,7 @@ class _Run:
                 batch_limit=self.solvimon.batch_limit,
                 in_flight=self.solvimon.requests_in_flight,
                 request_timeout=timedelta(seconds=self.solvimon.timeout_seconds),
+                restored_at=session.pair.restored_at,
             ),
             database=session.database,
             pair_id=pair_id,

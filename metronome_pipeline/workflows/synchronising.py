@@ -47,4 +47,5 @@ def delivery_of(session: Session, solvimon: SolvimonResource) -> Delivery:
         batch_limit=solvimon.batch_limit,
         in_flight=solvimon.requests_in_flight,
         request_timeout=timedelta(seconds=solvimon.timeout_seconds),
+        restored_at=session.pair.restored_at,
     )

@@ -25,6 +25,13 @@ from metronome_pipeline_tests.world import START, World, partition
 
 SOURCES = {"customers": "customers", "meters": "billable_metrics", "products": "products"}
 HOURS = 72
+WORKFLOWS = {
+    **{f"{verb}_{usage}": usage for verb in ("ingest", "correct") for usage in ("usage", "grouped_usage")},
+    "ingest_period_usage": "period_usage",
+    **dict.fromkeys(("sweep_usage", "sweep_usage_by_hour", "sweep_closed_periods"), "sweep"),
+    "reconcile": "reconciliation",
+}
+"""Jobs whose workflow has another name than they have."""
 
 
 def test_each_job_does_its_workflow_and_says_so(world: World) -> None:
@@ -38,6 +45,13 @@ def test_each_job_does_its_workflow_and_says_so(world: World) -> None:
         "ingest_usage": {"metronome/usage", "solvimon/usage_events"},
         "ingest_grouped_usage": {"metronome/grouped_usage", "solvimon/grouped_usage_events"},
         "ingest_period_usage": {"metronome/period_usage", "solvimon/period_usage_events"},
+        "sweep_usage": {"metronome/usage_sweep"},
+        "sweep_usage_by_hour": {"metronome/usage_sweep"},
+        "sweep_closed_periods": {"metronome/usage_sweep"},
+        "correct_usage": {"solvimon/usage_events"},
+        "correct_grouped_usage": {"solvimon/grouped_usage_events"},
+        "reconcile": {"solvimon/reconciliation"},
+        "retry_quarantine": set(),
     }
     jobs = {job.name: job for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")}
     found = {
@@ -46,7 +60,7 @@ def test_each_job_does_its_workflow_and_says_so(world: World) -> None:
     assert found == expected
     for name, job in jobs.items():
         assert job.description
-        assert job.tags["workflow"] == (name if name.startswith("import") else name.removeprefix("ingest_"))
+        assert job.tags["workflow"] == WORKFLOWS.get(name, name)
         assert job.metadata["owners"].value == "team:data"
 
 

@@ -241,7 +241,7 @@ BREAKAGES = (
     Breakage("numbers are floats", _numbers_are_floats),
     Breakage("a walk ends at an empty page", _a_walk_ends_at_an_empty_page, frozenset({"empty_page"}), 25),
     Breakage("a partial read counts as whole", _a_partial_read_counts_as_whole, frozenset({"outage"}), 40),
-    Breakage("plans take no lock", _plans_take_no_lock, frozenset({"second_process"}), 40),
+    Breakage("plans take no lock", _plans_take_no_lock, frozenset({"second_process"}), 100),
     Breakage("every batch is sent twice", _every_batch_is_sent_twice, frozenset({"deduplication_off"})),
     Breakage("a short 201 counts as whole", _a_short_201_counts_as_whole, frozenset({"short_201_lost"}), 25),
     Breakage(
@@ -253,8 +253,8 @@ BREAKAGES = (
     Breakage(
         "an older reading replaces a newer one",
         _an_older_reading_replaces_a_newer_one,
-        frozenset({"second_process", "slow", "late_events"}),
-        80,
+        frozenset({"second_process", "slow_answers", "late_events", "removed_events"}),
+        200,
     ),
     Breakage(
         "a duplicate counts whatever its original says",

@@ -18,8 +18,8 @@ from metronome_pipeline_tests.simulation.account import MetricDefinition
 from metronome_pipeline_tests.simulation.history import Exchange
 from metronome_pipeline_tests.simulation.plans import Plans
 
-_PACE_SECONDS = 10.0
-_BURST = 8
+_PACE_SECONDS = 1.0
+_BURST = 5
 EVENT_PATHS = ("/v1/events/ingest-batch", "/v1/events/delete")
 
 

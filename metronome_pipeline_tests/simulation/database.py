@@ -60,7 +60,7 @@ class SimulatedDatabase:
             if not self._process.dead:
                 self._drop(connection)
             # Whatever the library makes of it: in the midst of a pipeline it says something else.
-            if lost and isinstance(error, ConnectionLost | psycopg.Error):
+            if lost and isinstance(error, Exception):
                 raise DatabaseUnavailable(_LOST) from None
             raise
         self._give_back(connection)

@@ -107,6 +107,9 @@ class Network:
         if self.strikes("slow"):
             exchange.trouble.append("slow")
             out, back = self.draw.uniform(0, _LATEST_ARRIVAL), self.draw.uniform(0, TIMEOUT)
+        elif exchange.path.startswith("/v1/usage") and self.strikes("slow_answers"):
+            exchange.trouble.append("slow_answers")
+            back = self.draw.uniform(0, _LATEST_ARRIVAL)
         await asyncio.sleep(out)
         if self.strikes("outage"):
             self.outage_until = self.loop.time() + self.draw.expovariate(1 / 120)

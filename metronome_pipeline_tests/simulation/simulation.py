@@ -4,6 +4,7 @@ Here: the order of things. Not here: how the world is made (``world.py``), and t
 """
 
 import asyncio
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -130,7 +131,7 @@ class Simulation:
             self.loop.call_later(stream.choice((0.0, stream.uniform(0, 3), stream.uniform(0, 60))), self._happens, kind)
             for kind in sorted(self.trouble & HAPPENINGS)
             for stream in [self.scenario.stream(f"{kind} {number}")]
-            for _ in range(stream.choice((0, 1, 1, 2)))
+            for _ in range(stream.choice((0, 1, 2, 3)))
         ]
         two = "second_process" in self.trouble and draw.random() < 0.8
         later = draw.choice((0.0, 0.1, draw.uniform(0, 5), draw.uniform(0, 80)))
@@ -209,7 +210,8 @@ class Simulation:
             self.tally.crashes += 1
             return f"killed {process.died_where} (point {process.points})"
         if not isinstance(error, PipelineError):
-            ending = f"failed by {type(error).__name__}: {error}"
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            ending = f"failed by {type(error).__name__} in {where.name}, line {where.lineno}: {error}"
             self.checker.violations.append(f"{process.name} ended with an error that nobody foresaw: {ending}")
             return ending
         if self.quiet:

@@ -10,8 +10,17 @@ from metronome_pipeline_tests.simulation.trouble import Scenario
 _SEEDS = 300
 _A_CASE = 25
 
-REGRESSIONS: tuple[Scenario, ...] = ()
-"""Scenarios that were red once, each with what it has found."""
+REGRESSIONS = (
+    # The request of a killed run arrives while another process takes its events over.
+    Scenario(46, only=frozenset({"deduplication_off", "crash", "slow", "second_process"})),
+    # A reading that began first is stored last.
+    Scenario(3, only=frozenset({"second_process", "slow_answers", "late_events", "removed_events"})),
+    # Two plans of the same hours at the same time.
+    Scenario(29, only=frozenset({"second_process"})),
+    # The database goes away in the midst of a pipeline of statements.
+    Scenario(7, only=frozenset({"database_lost", "late_events", "removed_events"})),
+)
+"""Histories that a broken core, or the simulation itself, once failed. A red seed is added here when it is mended."""
 
 
 @pytest.mark.parametrize("first", range(0, _SEEDS, _A_CASE))

@@ -17,6 +17,7 @@ REQUEST_TROUBLE = (
     "truncated_body",
     "html_200",
     "slow",
+    "slow_answers",
     "outage",
     "empty_page",
     "duplicate_page",
@@ -53,10 +54,8 @@ ACCOUNT_TROUBLE = (
 ALL_TROUBLE = (*REQUEST_TROUBLE, *PROCESS_TROUBLE, *ACCOUNT_TROUBLE)
 """Every kind there is."""
 
-_LIKELY = {
-    **{"crash": 6, "second_process": 3, "reset_after": 2, "slow": 2},
-    **{"late_events": 4, "removed_events": 3, "deduplication_off": 3},
-}
+_LIKELY = {"crash": 6, "second_process": 3, "reset_after": 2, "slow": 2, "stale_list": 2}
+_LIKELY |= {"late_events": 8, "removed_events": 6, "negative_events": 3, "deduplication_off": 4}
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Scenario:
         kinds = [
             *draw.choices(on_the_way, [_LIKELY.get(kind, 1) for kind in on_the_way], k=draw.choice((0, 1, 2, 3, 4, 6))),
             *draw.choices(
-                ACCOUNT_TROUBLE, [_LIKELY.get(kind, 1) for kind in ACCOUNT_TROUBLE], k=draw.choice((0, 1, 2, 3, 4))
+                ACCOUNT_TROUBLE, [_LIKELY.get(kind, 1) for kind in ACCOUNT_TROUBLE], k=draw.choice((0, 1, 2, 3, 4, 5))
             ),
         ]
         return frozenset(kinds) - self.without

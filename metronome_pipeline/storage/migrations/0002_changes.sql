@@ -39,6 +39,8 @@ ALTER TABLE ledger.receipts ADD CONSTRAINT receipts_outcome_check CHECK (outcome
 
 -- What a held plan would do, event by event, for the person who decides.
 ALTER TABLE ledger.brakes ADD plan jsonb;
+ALTER TABLE ledger.brakes ADD spent_at timestamptz;
+COMMENT ON COLUMN ledger.brakes.spent_at IS 'When the very window of a released plan was planned again.';
 
 -- Slots that a revert took back: nothing is planned for them until a person releases them.
 CREATE TABLE ledger.reverted_slots (
