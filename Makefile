@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint format types lock clean
+.PHONY: help demo dev test bench lint format types lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -21,6 +21,10 @@ dev: $(READY) ## The same services with Dagster's UI, until Ctrl-C
 
 test: $(READY) ## Run the tests
 	@$(BIN)/python -m pytest -n 2
+
+bench: $(READY) ## Measure this project and what people would use instead, side by side
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[benchmark]"
+	@$(BIN)/python -m metronome_pipeline_tests.benchmark
 
 lint: $(READY) ## Check style and format
 	@$(BIN)/ruff check .
