@@ -37,8 +37,9 @@ def list_(days: int) -> None:
 @command.command(epilog=example("late send --all"))
 @click.option("--reference", "references", multiple=True, metavar="REFERENCE", help="One event; may be repeated.")
 @click.option("--all", "everything", is_flag=True, help="Every event that is held as late.")
+@click.option("--reason", metavar="TEXT", default="to be billed late", show_default=True, help="Why, for the record.")
 @asked_by()
-def send(references: tuple[str, ...], everything: bool, by: str) -> None:  # noqa: FBT001 - click's flag
+def send(references: tuple[str, ...], everything: bool, reason: str, by: str) -> None:  # noqa: FBT001 - click's flag
     """Let held events leave with the next run, late as they are."""
     if bool(references) == everything:
         raise WrongUse("Name events with --reference, or say --all.")
@@ -47,7 +48,7 @@ def send(references: tuple[str, ...], everything: bool, by: str) -> None:  # noq
 
     chosen = None if everything else references
     with open_pair() as opened, opened.database.transaction() as connection:
-        done = waiting.retry(connection, opened.pair.pair_id, chosen, run_id=RUN_ID, by=by, state="held")
+        done = waiting.retry(connection, opened.pair.pair_id, chosen, run_id=RUN_ID, by=by, reason=reason, state="held")
     if not done.released and not done.superseded:
         click.echo("Nothing is held as late.")
         return

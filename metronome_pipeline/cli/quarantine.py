@@ -63,8 +63,9 @@ def show_history(reference: str) -> None:
 @command.command(epilog=example("quarantine retry --all"))
 @click.option("--reference", "references", multiple=True, metavar="REFERENCE", help="One event; may be repeated.")
 @click.option("--all", "everything", is_flag=True, help="Every event in quarantine.")
+@click.option("--reason", metavar="TEXT", default="the cause is mended", show_default=True, help="Why, for the record.")
 @asked_by()
-def retry(references: tuple[str, ...], everything: bool, by: str) -> None:  # noqa: FBT001 - click's flag
+def retry(references: tuple[str, ...], everything: bool, reason: str, by: str) -> None:  # noqa: FBT001 - click's flag
     """Send events again, unchanged, with the next run.
 
     A maximum that Metronome reports otherwise by now is closed instead; the next run of its hour sends the new value.
@@ -74,8 +75,9 @@ def retry(references: tuple[str, ...], everything: bool, by: str) -> None:  # no
     from metronome_pipeline.cli.pair import RUN_ID, open_pair  # noqa: PLC0415
     from metronome_pipeline.ledger import waiting  # noqa: PLC0415
 
+    chosen = None if everything else references
     with open_pair() as opened, opened.database.transaction() as connection:
-        done = waiting.retry(connection, opened.pair.pair_id, None if everything else references, run_id=RUN_ID, by=by)
+        done = waiting.retry(connection, opened.pair.pair_id, chosen, run_id=RUN_ID, by=by, reason=reason)
     if not done.released and not done.superseded:
         click.echo("Nothing is in quarantine.")
         return

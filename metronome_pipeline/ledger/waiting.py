@@ -87,6 +87,7 @@ def retry(
     *,
     run_id: str,
     by: str,
+    reason: str,
     state: State = "quarantined",
 ) -> Retried:
     """Lets events leave again, unchanged, with the next delivery. ``references`` None means all of them.
@@ -100,7 +101,8 @@ def retry(
     """
     _begin(connection, pair_id, references, state)
     _note_hours(connection)
-    words = f"{'Retry' if state == 'quarantined' else 'Release'} asked for by {quoted(by, 100)}."
+    what = "Retry" if state == "quarantined" else "Release"
+    words = f"{what} asked for by {quoted(by, 100)}: {quoted(reason, 400)}."
     overtaken = connection.execute(_SUPERSEDE, {"pair_id": pair_id, "message": words, "run_id": run_id}).fetchall()
     released = connection.execute(_RELEASE, {"message": words, "run_id": run_id}).fetchall()
     connection.execute("DROP TABLE chosen")

@@ -21,6 +21,7 @@ class RetryConfig(dg.Config):
     """Which events, and who asks: nothing leaves quarantine without a record of that."""
 
     asked_by: str = Field(min_length=1, description="Who asks, for the record.")
+    reason: str = Field(default="the cause is mended", min_length=1, description="Why, for the record.")
     references: list[str] = Field(default=[], description="References of single events. Empty: all in quarantine.")
 
 
@@ -52,7 +53,7 @@ async def _retry(
     async with open_session(metronome, solvimon, store, context.run_id) as session:
         retried = await session.database.run(
             lambda c: waiting.retry(
-                c, session.pair.pair_id, config.references or None, run_id=session.run_id, by=config.asked_by
+                c, session.pair.pair_id, config.references or None, run_id=session.run_id, by=config.asked_by, reason=config.reason
             )
         )
         report = await delivery_of(session, solvimon).deliver()

@@ -53,7 +53,9 @@ def test_a_retried_event_leaves_unchanged_and_its_new_difference_follows(world: 
     _ingest(world)
     assert world.counted(customer, metric) == {1: Decimal(7)}
     assert world.events() == [("usage", 0, Decimal(5), "delivered"), ("correction", 1, Decimal(2), "delivered")]
-    assert world.sql("SELECT message FROM ledger.receipts WHERE outcome = 'released'") == [("Retry asked for by Ana.",)]
+    assert world.sql("SELECT message FROM ledger.receipts WHERE outcome = 'released'") == [
+        ("Retry asked for by Ana: the cause is mended.",)
+    ]
     assert "Nothing is in quarantine" in command("quarantine", "list", env=env).out
 
 

@@ -140,7 +140,7 @@ def test_usage_that_changed_in_quarantine_follows_with_the_next_run_of_any_hours
     assert world.ingest().success
     world.solvimon.set(refuse_reference=[])
     with psycopg.connect(world.database_url) as connection:
-        retry(connection, 1, None, run_id="a test", by="a test")
+        retry(connection, 1, None, run_id="a test", by="a test", reason="a test")
     result = world.ingest(4, 7)
     assert world.counted(customer, metric) == {1: 22 if kind == "SUM" else 12}
     assert all(check.passed for check in result.get_asset_check_evaluations())

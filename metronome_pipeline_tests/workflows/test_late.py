@@ -70,7 +70,7 @@ def test_a_held_change_waits_is_not_planned_again_and_leaves_when_a_person_says_
     from metronome_pipeline.storage.database import Database  # noqa: PLC0415
 
     with Database(world.database_url) as database, database.transaction() as connection:
-        retry(connection, 1, None, run_id="test", by="Ana", state="held")
+        retry(connection, 1, None, run_id="test", by="Ana", reason="test", state="held")
     assert world.ingest(LATE_USAGE="hold").success
     assert world.counted(customer, metric) == {1: 7}
     assert [event[3] for event in world.events()] == ["delivered", "delivered", "held"], (

@@ -31,7 +31,7 @@ def test_the_job_sends_what_was_refused_once_the_cause_is_mended_and_says_who_as
     assert done.success, failure(done)
     assert world.counted(customer, metric) == {0: 5}
     assert world.sql("SELECT message, count(*) FROM ledger.receipts WHERE outcome = 'released' GROUP BY 1") == [
-        ("Retry asked for by Ana.", 2)
+        ("Retry asked for by Ana: the cause is mended.", 2)
     ]
 
 
