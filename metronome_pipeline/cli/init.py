@@ -247,4 +247,7 @@ def _check_and_plan() -> None:
         if ended.exit_code != plan.SOMETHING_STAYS:
             raise
         say("What would be refused is listed with its reason; everything else would be imported.")
-    say("Next: `dagster dev`, and run the job import_everything there. docs/going-live.md leads on from here.")
+    say(
+        "Next: docs/going-live.md. Beware: once Dagster runs (`dagster dev`), its sensor account_changes makes this "
+        "import, and the schedule hourly_usage sends all usage since USAGE_START, unless USAGE_ENABLED=false."
+    )

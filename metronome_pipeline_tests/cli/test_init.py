@@ -65,7 +65,7 @@ def test_answers_become_a_private_env_file_that_is_checked_and_planned_with(acco
     assert "checks are ok" in done.out
     assert "Acme create" in done.out
     assert "Calls create" in done.out
-    assert "import_everything" in done.err
+    assert "docs/going-live.md" in done.err
 
 
 def test_nothing_but_the_probe_is_made_in_solvimon(accounts: World) -> None:
