@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test bench lint format types lock clean
+.PHONY: help demo dev test bench simulate lint format types lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -25,6 +25,10 @@ test: $(READY) ## Run the tests
 bench: $(READY) ## Measure this project and what people would use instead, side by side
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[benchmark]"
 	@$(BIN)/python -m metronome_pipeline_tests.benchmark
+
+SEEDS ?= 1000
+simulate: $(READY) ## Simulate SEEDS accounts with faults, crashes and changing usage; a red seed prints its replay
+	@$(BIN)/python -m metronome_pipeline_tests.simulation --seeds $(SEEDS) --processes 2
 
 lint: $(READY) ## Check style and format
 	@$(BIN)/ruff check .

@@ -4,14 +4,11 @@ Here: customers, metrics, raw usage events, and every trouble that comes from th
 requests.
 """
 
-import hashlib
-import json
 import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from metronome_pipeline.sandbox.metronome import ingest
 from metronome_pipeline.sandbox.metronome.events import Event as RawEvent
@@ -20,53 +17,11 @@ from metronome_pipeline.sandbox.metronome.store import Store as MetronomeStore
 from metronome_pipeline.sandbox.solvimon.event_store import Event as SolvimonEvent
 from metronome_pipeline.sandbox.solvimon.settings import changed
 from metronome_pipeline.sandbox.solvimon.store import Store as SolvimonStore
+from metronome_pipeline_tests.simulation.metrics import LATER_METRICS, MetricDefinition
 
 HOUR = timedelta(hours=1)
 CUSTOMERS = tuple(str(uuid.UUID(int=0x3B24_1101_E2BB_4255_8CAF_0000_0000_0000 + n)) for n in range(5))
 
-
-@dataclass(frozen=True)
-class MetricDefinition:
-    """A metric of the simulated account, and how it is billed: ``slicing`` as the setting says it."""
-
-    metric_id: str
-    aggregation: str
-    group_keys: tuple[tuple[str, ...], ...] = ()
-    slicing: tuple[str, ...] | None = None
-
-    @property
-    def is_maximum(self) -> bool:
-        """Whether hours of it are maxima."""
-        return self.aggregation == "MAX"
-
-    def fields(self) -> dict[str, Any]:
-        """As Metronome has it."""
-        return {
-            "id": self.metric_id,
-            "name": f"{self.aggregation} of {self.metric_id[-2:]}",
-            "aggregation_type": self.aggregation,
-            "event_type_filter": {"in_values": [self.metric_id]},
-            **({} if self.aggregation == "COUNT" else {"aggregation_key": "value"}),
-            **({"group_keys": [list(key) for key in self.group_keys]} if self.group_keys else {}),
-        }
-
-
-def _metric(number: int, aggregation: str, slicing: tuple[str, ...] | None = None) -> MetricDefinition:
-    keys = (("region",), ("region", "team")) if slicing else ()
-    metric_id = str(uuid.UUID(int=0x9C9A_4A71_171E_41F9_B8DA_0000_0000_0000 + number))
-    return MetricDefinition(metric_id, aggregation, keys, slicing)
-
-
-METRICS = (
-    _metric(1, "SUM"),
-    _metric(2, "COUNT"),
-    _metric(3, "MAX"),
-    _metric(4, "SUM", ("region",)),
-    _metric(5, "MAX", ("region",)),
-    _metric(6, "SUM", ("region", "team")),
-)
-LATER_METRICS = (_metric(7, "SUM"), _metric(8, "COUNT"), _metric(9, "MAX"))
-"""Metrics that come while runs go on: their meters are made then."""
 
 _REGIONS = ("eu", "us", "eu", None)
 _VALUES = ("1", "2", "7", "0.1", "0.3", "2.75", "0", "19.999", "123456789012345678901234567890.123456789")
@@ -308,9 +263,3 @@ _HAPPENINGS: Mapping[str, Callable[[Account], None]] = {
 }
 HAPPENINGS = frozenset(_HAPPENINGS)
 """Trouble of the accounts that strikes while runs go on."""
-
-
-def slice_name(group: dict[str, str | None]) -> str:
-    """The name of a group's slots in references, as it is documented."""
-    spelled = json.dumps(group, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return "g" + hashlib.sha256(spelled.encode()).hexdigest()[:32]

@@ -14,8 +14,8 @@ import psycopg
 from metronome_pipeline.sandbox.metronome.store import Store as MetronomeStore
 from metronome_pipeline.sandbox.solvimon.store import Store as SolvimonStore
 from metronome_pipeline_tests.simulation import departures, totals
-from metronome_pipeline_tests.simulation.account import MetricDefinition
 from metronome_pipeline_tests.simulation.history import Exchange
+from metronome_pipeline_tests.simulation.metrics import MetricDefinition
 from metronome_pipeline_tests.simulation.plans import Plans
 
 _PACE_SECONDS = 1.0

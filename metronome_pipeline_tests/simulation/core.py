@@ -26,7 +26,7 @@ from metronome_pipeline.workflows.hours import hour_windows, hours_in
 from metronome_pipeline.workflows.meters import import_meters, read_metrics
 from metronome_pipeline.workflows.session import Session
 from metronome_pipeline.workflows.synchronising import synchroniser_of
-from metronome_pipeline_tests.simulation.account import METRICS, MetricDefinition
+from metronome_pipeline_tests.simulation.metrics import METRICS, MetricDefinition
 from metronome_pipeline_tests.simulation.network import TIMEOUT, Network, Wire
 from metronome_pipeline_tests.simulation.process import Process
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import psycopg
 
-from metronome_pipeline_tests.simulation.account import MetricDefinition
 from metronome_pipeline_tests.simulation.history import Exchange
+from metronome_pipeline_tests.simulation.metrics import MetricDefinition
 from metronome_pipeline_tests.simulation.walks import GROUPS, USAGE, CompleteWalk, Walks
 
 Connection = psycopg.Connection[Any]

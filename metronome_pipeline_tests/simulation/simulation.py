@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from metronome_pipeline.errors import PipelineError
 from metronome_pipeline.ledger import brakes, waiting
 from metronome_pipeline_tests.simulation import core
-from metronome_pipeline_tests.simulation.account import HAPPENINGS, METRICS
+from metronome_pipeline_tests.simulation.account import HAPPENINGS
 from metronome_pipeline_tests.simulation.checker import Checker
 from metronome_pipeline_tests.simulation.history import Exchange
+from metronome_pipeline_tests.simulation.metrics import METRICS
 from metronome_pipeline_tests.simulation.network import INGEST
 from metronome_pipeline_tests.simulation.postgres import Server
 from metronome_pipeline_tests.simulation.process import Crashed, Process

@@ -10,6 +10,19 @@ from metronome_pipeline_tests.simulation.trouble import Scenario
 _SEEDS = 300
 _A_CASE = 25
 
+_OF_EACH = 12
+SELDOM_TOGETHER = (
+    # A look-up that misses what has arrived: it is sent again, and the second copy is deleted by id.
+    ("deduplication_off", "reset_after", "stale_list", "late_events"),
+    # Maxima that fall while runs are killed and nothing is deduplicated.
+    ("deduplication_off", "crash", "slow", "removed_events", "moved_alias"),
+    # Somebody else has sent under our references, and says so late or by refusals.
+    ("taken_reference", "duplicates_refused", "late_events", "reset_after"),
+    # A meter and a customer that take nothing, while what belongs to them changes and answers are lost.
+    ("inactive_meter", "inactive_customer", "deduplication_off", "reset_after", "late_events"),
+)
+"""Kinds of trouble whose meeting matters, and which 300 seeds draw together too seldom."""
+
 REGRESSIONS = (
     # The request of a killed run arrives while another process takes its events over.
     Scenario(46, only=frozenset({"deduplication_off", "crash", "slow", "second_process"})),
@@ -27,6 +40,12 @@ REGRESSIONS = (
 def test_everything_agrees_once_the_trouble_is_over(simulation_server: Server, first: int) -> None:
     for seed in range(first, first + _A_CASE):
         _require_green(Scenario(seed), simulation_server)
+
+
+@pytest.mark.parametrize("trouble", SELDOM_TOGETHER, ids="-".join)
+def test_trouble_that_seldom_meets_ends_well_too(simulation_server: Server, trouble: tuple[str, ...]) -> None:
+    for seed in range(_OF_EACH):
+        _require_green(Scenario(seed, only=frozenset(trouble)), simulation_server)
 
 
 @pytest.mark.parametrize("scenario", REGRESSIONS, ids=lambda scenario: str(scenario.seed))

@@ -11,7 +11,7 @@ import psycopg
 from metronome_pipeline.sandbox.metronome import truth
 from metronome_pipeline.sandbox.metronome.store import Store as MetronomeStore
 from metronome_pipeline.sandbox.solvimon.store import Store as SolvimonStore
-from metronome_pipeline_tests.simulation.account import MetricDefinition
+from metronome_pipeline_tests.simulation.metrics import MetricDefinition
 
 Connection = psycopg.Connection[Any]
 Slot = tuple[str, str, datetime, frozenset[tuple[str, str]]]

@@ -12,8 +12,8 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from metronome_pipeline_tests.simulation.account import slice_name
 from metronome_pipeline_tests.simulation.history import Exchange
+from metronome_pipeline_tests.simulation.metrics import slice_name
 
 USAGE, GROUPS = "/v1/usage", "/v1/usage/groups"
 Row = tuple[str, datetime, str]

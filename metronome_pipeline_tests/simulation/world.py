@@ -18,8 +18,9 @@ from metronome_pipeline.sandbox.solvimon.app import create_app as solvimon_app
 from metronome_pipeline.sandbox.solvimon.settings import changed
 from metronome_pipeline.sandbox.solvimon.store import Store as SolvimonStore
 from metronome_pipeline_tests.simulation import core
-from metronome_pipeline_tests.simulation.account import METRICS, Account, MetricDefinition
+from metronome_pipeline_tests.simulation.account import Account
 from metronome_pipeline_tests.simulation.history import Exchange
+from metronome_pipeline_tests.simulation.metrics import METRICS, MetricDefinition
 from metronome_pipeline_tests.simulation.network import Network, OneFault
 from metronome_pipeline_tests.simulation.postgres import Server
 from metronome_pipeline_tests.simulation.process import Process
