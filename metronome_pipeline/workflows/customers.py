@@ -48,6 +48,7 @@ METRONOME_COLUMNS = column_schema(
         "archived_at": ("timestamptz", "Null while active."),
         "first_read_at": ("timestamptz", "When this project met the customer."),
         "gone_at": ("timestamptz", "When Metronome first did not list it any more."),
+        "erased_at": ("timestamptz", "When the names of this customer were erased on request."),
     }
 )
 SOLVIMON_COLUMNS = column_schema(

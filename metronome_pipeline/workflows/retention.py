@@ -13,9 +13,9 @@ from metronome_pipeline.workflows.session import failing_in_a_sentence
 
 
 @dg.op(
-    name="retire_usage",
-    description="Removes raw usage that is older than USAGE_RETENTION_DAYS. Hours of a customer of whom something older "
-    "still waits stay. The ledger is never touched.",
+    name="retire",
+    description="Removes raw usage that is older than USAGE_RETENTION_DAYS. Hours of a customer of whom something "
+    "older still waits stay. The ledger is never touched.",
 )
 def retire_usage(context: dg.OpExecutionContext, store: StoreResource, settings: dg.ResourceParam[Settings]) -> None:
     """Removes, and says how much."""

@@ -53,7 +53,12 @@ async def _retry(
     async with open_session(metronome, solvimon, store, context.run_id) as session:
         retried = await session.database.run(
             lambda c: waiting.retry(
-                c, session.pair.pair_id, config.references or None, run_id=session.run_id, by=config.asked_by, reason=config.reason
+                c,
+                session.pair.pair_id,
+                config.references or None,
+                run_id=session.run_id,
+                by=config.asked_by,
+                reason=config.reason,
             )
         )
         report = await delivery_of(session, solvimon).deliver()

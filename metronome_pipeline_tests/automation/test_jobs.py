@@ -30,6 +30,7 @@ WORKFLOWS = {
     "ingest_period_usage": "period_usage",
     **dict.fromkeys(("sweep_usage", "sweep_usage_by_hour", "sweep_closed_periods"), "sweep"),
     "reconcile": "reconciliation",
+    "retire_usage": "retention",
 }
 """Jobs whose workflow has another name than they have."""
 
@@ -52,6 +53,7 @@ def test_each_job_does_its_workflow_and_says_so(world: World) -> None:
         "correct_grouped_usage": {"solvimon/grouped_usage_events"},
         "reconcile": {"solvimon/reconciliation"},
         "retry_quarantine": set(),
+        "retire_usage": set(),
     }
     jobs = {job.name: job for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")}
     found = {
