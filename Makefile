@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test bench simulate lint format types lock clean
+.PHONY: help demo dev test bench simulate lint format types lock audit clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -46,6 +46,11 @@ lock: $(READY) ## Pin the newest versions that pyproject.toml allows
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile pyproject.toml --extra test --extra telemetry --universal --python-version 3.11 --upgrade --quiet \
 		--no-annotate --custom-compile-command "make lock" --output-file requirements.lock
+
+# Asks PyPI for its advisories, so it needs the network and is no part of the tests.
+audit: $(READY) ## Look up known vulnerabilities of the pinned dependencies
+	@$(BIN)/python -m pip install --quiet pip-audit
+	@$(BIN)/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
 
 # The embedded Postgres in .metronome_pipeline holds a ledger: it is never cleaned away.
 clean: ## Remove the environment and all caches, never data

@@ -43,6 +43,8 @@ logger = logging.getLogger("metronome_pipeline.http")
 
 _LOOK_FIRST = "It may have arrived: look it up by its reference before it is sent again."
 _CREDENTIAL = "that it is right, belongs to this environment, and is permitted to do this."
+_LEAST_SECRET = 20
+"""Characters from which on a text in a body can be nothing but our credential."""
 
 
 class Pacer(Protocol):
@@ -289,10 +291,22 @@ class Http:
             self.observer(Attempt(self.service.system, request.endpoint, answer.status or 0, waited, seconds))
         if isinstance(answer, Setback):
             return answer
+        answer = self._without_secrets(answer)
         if 200 <= answer.status < 300:
             return _read(answer, decode)
         keyed = "Idempotency-Key" in request.headers
         return judge(answer.status, answer.headers, answer.content, keyed=keyed, now=self._clock.now())
+
+    def _without_secrets(self, answer: Answer) -> Answer:
+        """The answer without our own credential, should it repeat that: as data it would be stored and shown.
+
+        Short ones are left alone, as letters of something else; those that the two APIs give are longer.
+        """
+        echoed = [secret for secret in self.service.secrets if len(secret) >= _LEAST_SECRET]
+        content = answer.content
+        for secret in (secret.encode() for secret in echoed):
+            content = content.replace(secret, b"[credential]") if secret in content else content
+        return answer if content is answer.content else replace(answer, content=content)
 
     def _error(self, endpoint: str, setback: Setback, *, in_doubt: bool, stop: str | None = None) -> ApiError:
         """The error that a final setback is raised as: a sentence or two, without any credential."""

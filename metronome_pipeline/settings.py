@@ -153,8 +153,8 @@ class Settings(TelemetrySettings):
     usage_retention_days: Annotated[int | None, BeforeValidator(values.whole_number(70, 36_500))] = Field(
         None,
         alias="USAGE_RETENTION_DAYS",
-        description="Days after which raw usage is removed, at least SWEEP_DAYS and 35 more. The ledger is always kept. "
-        "Unset: nothing is removed.",
+        description="Days after which raw usage is removed, at least SWEEP_DAYS and 35 more. Unset: it is kept. The "
+        "ledger always is.",
     )
     usage_customers: Annotated[frozenset[str], BeforeValidator(values.ids)] = Field(
         frozenset(), alias="USAGE_CUSTOMERS", description="Only these customers' usage (ids, by comma). Empty: all."
@@ -373,8 +373,8 @@ def _needed_by_the_sweep(settings: Settings) -> str | None:
     if days is None or days >= least:
         return None
     return (
-        f"USAGE_RETENTION_DAYS is {days}, and the sweeps compare what was read of the last {least} days (SWEEP_DAYS and 35 "
-        f"more): set it to {least} at least."
+        f"USAGE_RETENTION_DAYS is {days}, and the sweeps compare what was read of the last {least} days (SWEEP_DAYS "
+        f"and 35 more): set it to {least} at least."
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import ssl
 import zlib
 from collections.abc import Iterator, Mapping
@@ -65,6 +66,8 @@ def open_client(
     """
     import httpx  # noqa: PLC0415 - 0.1 s that loading the definitions need not take
 
+    # It logs every URL whole, and that of a webhook is a secret. What became of requests, our own sentences say.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     timeout = httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds), pool=None)
     carrier = transport or _aiohttp_transport(connections)
     return httpx.AsyncClient(transport=carrier, headers=dict(headers), timeout=timeout, trust_env=False)

@@ -217,15 +217,21 @@ SELECT digest, customer_id, metric_id, billed, observed FROM written WHERE relea
 """
 
 # A plan that was held is void once its hours are planned anew: what still has to be held was just written down. One
-# whose hours or customers were not all planned stays.
+# whose hours or customers were not all planned stays, unless nothing of it waits any more: a longer window than any
+# that is planned again may have been settled part by part.
 _VOID = """
 DELETE FROM ledger.brakes b USING due d
 WHERE b.pair_id = %(pair_id)s AND b.metric_id = d.metric_id AND b.released_at IS NULL
-  AND b.from_at >= %(start)s AND b.to_at <= %(end)s AND b.digest <> ALL (%(digests)s)
-  AND (%(customers)s::uuid[] IS NULL OR b.customer_id = ANY (%(customers)s::uuid[])
-       OR b.customer_id IS NULL AND NOT EXISTS (
-           SELECT FROM metronome.coverage c WHERE c.pair_id = b.pair_id AND c.metric_id = b.metric_id
-           AND c.customer_id <> ALL (%(customers)s::uuid[])))
+  AND b.digest <> ALL (%(digests)s)
+  AND (b.from_at >= %(start)s AND b.to_at <= %(end)s
+       AND (%(customers)s::uuid[] IS NULL OR b.customer_id = ANY (%(customers)s::uuid[])
+            OR b.customer_id IS NULL AND NOT EXISTS (
+                SELECT FROM metronome.coverage c WHERE c.pair_id = b.pair_id AND c.metric_id = b.metric_id
+                AND c.customer_id <> ALL (%(customers)s::uuid[])))
+       OR NOT EXISTS (
+            SELECT FROM ledger.unsettled_hours u WHERE u.pair_id = b.pair_id
+            AND CASE WHEN b.customer_id IS NULL THEN u.metric_id = b.metric_id ELSE u.customer_id = b.customer_id END
+            AND u.start_at >= b.from_at AND u.start_at < b.to_at))
 """
 
 # A released plan is let through by planning its own hours once more, no fewer and no others: another window would be

@@ -55,6 +55,7 @@ class Receipt(Struct, frozen=True):
     """What became of one event.
 
     ``restated`` says that plan must count ``counted`` for the event from now on (None: nothing), not its own number.
+    ``deleted_there``: Solvimon has deleted the event that stands under our reference.
     """
 
     event_id: int
@@ -65,6 +66,7 @@ class Receipt(Struct, frozen=True):
     message: str | None = None
     restated: bool = False
     counted: Decimal | None = None
+    deleted_there: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ def settle(
             "ON CONFLICT (event_id) DO UPDATE SET number = excluded.number",
             restated,
         )
+    if gone := [receipt.event_id for receipt in receipts if receipt.deleted_there]:
+        connection.execute(_CLOSE_DELETED, {"event_ids": gone, "closed_by": f"deletion in Solvimon, met by {run_id}"})
     remaining = [event.event_id for event in in_doubt]
     parked = sum(_park(connection, parking, remaining, pair_id, run_id) for parking in parkings)
     if remaining:
@@ -221,6 +225,20 @@ _EVENTS = """
 SELECT e.event_id, e.kind, e.reference, e.customer_id::text, e.metric_id::text, e.start_at, e.number, e.properties,
     e.deletes
 FROM ledger.open_events o JOIN ledger.events e USING (event_id)
+"""
+
+# Of a sum, only a person deletes an event: its slot is not billed again unasked. (A maximum's may have been ours.)
+_CLOSE_DELETED = """
+INSERT INTO ledger.reverted_slots (pair_id, metric_id, customer_id, start_at, end_at, slice, run_id, asked_by)
+SELECT DISTINCT e.pair_id, e.metric_id, e.customer_id, e.start_at, e.end_at, e.slice, %(closed_by)s,
+       'whoever deleted it in Solvimon'
+FROM ledger.events e
+LEFT JOIN solvimon.meters m ON m.pair_id = e.pair_id AND m.reference = e.metric_id::text
+WHERE e.event_id = ANY (%(event_ids)s) AND m.calculation_type IS DISTINCT FROM 'MAX'
+ON CONFLICT (pair_id, metric_id, customer_id, start_at, end_at, slice) DO UPDATE
+    SET run_id = excluded.run_id, asked_by = excluded.asked_by, at = ledger.moment(), released_at = NULL,
+        released_by = NULL
+    WHERE reverted_slots.released_at IS NOT NULL
 """
 
 _OPEN_DELETION = """

@@ -51,8 +51,8 @@ class Delivery:
     """Delivers the planned events of one account pair.
 
     ``deduplicated``: the destination was proved to ignore a second event under one reference, so a request without an
-    answer may simply be sent again. Otherwise each such event is looked up first. ``restored_at``: the ledger came from a
-    backup then, so events of earlier hours may have been sent and forgotten, and are looked up as well.
+    answer may simply be sent again. Otherwise each such event is looked up first. ``restored_at``: the ledger was
+    restored from a backup then, so events of earlier hours may have been sent and forgotten, and are looked up too.
     """
 
     api: SolvimonApi

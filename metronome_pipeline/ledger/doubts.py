@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 
+import msgspec
+
 from metronome_pipeline.clock import Clock
 from metronome_pipeline.errors import Refused
 from metronome_pipeline.ledger.claims import LedgerEvent, Receipt
@@ -107,10 +109,11 @@ def judge(event: LedgerEvent, original: MeterData) -> Receipt:
 
     Equal in customer, meter, time, properties and number: delivered. Another number in the same slot: that number is
     what is counted. Deleted, or of another slot: nothing is counted for ours. The difference is planned under the next
-    revision.
+    revision; that of a deleted one only once a person has released its slot.
     """
     if original.deleted:
-        return _restated(event, original, None, "The original under this reference was deleted in Solvimon.")
+        receipt = _restated(event, original, None, "The original under this reference was deleted in Solvimon.")
+        return msgspec.structs.replace(receipt, deleted_there=True)
     if _slot(event) != _slot_of(original):
         return _restated(
             event, original, None, "Another event stands in Solvimon under this reference, for another slot."

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from metronome_pipeline.ledger import brakes, late, proposals
+from metronome_pipeline.ledger import brakes, closures, late, proposals
 from metronome_pipeline.ledger.brakes import Brake, BrakeLimits
 from metronome_pipeline.ledger.late import Lateness
 from metronome_pipeline.ledger.proposals import Proposal
@@ -76,7 +76,7 @@ def plan(
     ``witness`` is told every event that is written: for a rehearsal, whose caller rolls the transaction back.
     """
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, scope.pair_id])
-    _gather(connection, scope)
+    _gather(connection, scope, run_id)
     for statement in (_SETTLE_HOURS, _LEAVE_OPEN_SLOTS):
         connection.execute(statement, {"pair_id": scope.pair_id, "start": scope.start, "end": scope.end})
     planned = Planned()
@@ -86,7 +86,7 @@ def plan(
     if scope.brake:
         brakes.void(connection, scope.pair_id, scope.start, scope.end, scope.customers, keep=planned.brakes)
     late.note_planned(connection, scope.pair_id)
-    proposals.clear(connection, ("due", "covered", "committed", "observed", "grouped", "nets"))
+    proposals.clear(connection, ("due", "covered", "committed", "observed", "grouped", "closed", "nets"))
     return planned
 
 
@@ -108,8 +108,8 @@ def _write(
     )
 
 
-def _gather(connection: Connection, scope: Scope) -> None:
-    parameters = {
+def _gather(connection: Connection, scope: Scope, run_id: str) -> None:
+    parameters: dict[str, Any] = {
         "pair_id": scope.pair_id,
         "start": scope.start,
         "end": scope.end,
@@ -128,6 +128,9 @@ def _gather(connection: Connection, scope: Scope) -> None:
     for statement in (_LEAVE_CONTRADICTIONS, _OBSERVED_GROUPS, _OBSERVED_SHORT_GROUPS):
         connection.execute(statement, parameters)
     connection.execute("ANALYZE observed")
+    if "MAX" in parameters["calculations"]:
+        closures.forget_dropped(connection, parameters, run_id)
+    closures.close(connection, parameters)
 
 
 _DUE = """
@@ -154,15 +157,20 @@ WHERE c.pair_id = %(pair_id)s
 # OFFSET 0 makes Postgres look each pair up by its index. Without statistics, as after a first backfill, it would choose
 # to read the whole table for each.
 #
-# Committed: every event of the slot that is planned, sending, quarantined, held or taken. A slot that was reverted is
-# closed like one with an open event, until a person releases it.
+# Committed: every event of the slot that is planned, sending, quarantined, held or taken. `ended`: what it counts of
+# those that do not wait; null: nothing.
 _COMMITTED = """
 CREATE TEMP TABLE committed ON COMMIT DROP AS
 SELECT e.customer_id, e.metric_id, e.start_at, e.end_at, e.slice, min(e.properties) AS properties,
        sum(CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END) AS total,
        max(CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END) AS highest,
        max(e.revision) AS revision,
-       bool_or(o.event_id IS NOT NULL OR v.run_id IS NOT NULL) AS open
+       bool_or(o.event_id IS NOT NULL) AS open,
+       CASE min(c.calculation)
+           WHEN 'MAX' THEN max(CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END)
+                           FILTER (WHERE o.event_id IS NULL)
+           ELSE nullif(sum(CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END)
+                       FILTER (WHERE o.event_id IS NULL), 0) END AS ended
 FROM covered c
 CROSS JOIN LATERAL (
     SELECT * FROM ledger.events e
@@ -171,8 +179,6 @@ CROSS JOIN LATERAL (
 ) AS e
 LEFT JOIN ledger.restatements s USING (event_id)
 LEFT JOIN ledger.open_events o USING (event_id)
-LEFT JOIN ledger.reverted_slots v ON (v.pair_id, v.metric_id, v.customer_id, v.start_at, v.end_at, v.slice)
-    = (e.pair_id, e.metric_id, e.customer_id, e.start_at, e.end_at, e.slice) AND v.released_at IS NULL
 GROUP BY e.customer_id, e.metric_id, e.start_at, e.end_at, e.slice
 """
 

@@ -96,7 +96,7 @@ JOIN due d USING (metric_id)
 WHERE d.calculation = 'SUM' AND coalesce(o.value, 0) <> coalesce(c.total, 0) AND NOT coalesce(c.open, false)
 """
 
-# A maximum can only be taken back by deleting every live event above it.
+# A maximum can only be taken back by deleting every live event above it. One that was dropped is not there to delete.
 _PROPOSE_DELETIONS = """
 INSERT INTO proposed
 SELECT customer_id, metric_id, start_at, end_at, slice, e.properties, 'deletion', NULL, NULL, e.event_id, e.reference
@@ -108,6 +108,8 @@ LEFT JOIN ledger.restatements s USING (event_id)
 WHERE d.calculation = 'MAX' AND NOT c.open AND e.pair_id = %(pair_id)s AND e.kind <> 'deletion'
   AND (s.event_id IS NULL OR s.number IS NOT NULL)
   AND (o.value IS NULL OR CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END > o.value)
+  AND (SELECT outcome FROM ledger.receipts r WHERE r.event_id = e.event_id ORDER BY receipt_id DESC LIMIT 1)
+      IS DISTINCT FROM 'dropped'
 """
 
 _PROPOSE_MAXIMA = """

@@ -180,11 +180,14 @@ class Gap:
     metric_ids: tuple[str, ...]
 
 
-def gaps(connection: Connection, pair_id: int, due: Due, within: Sequence[Window]) -> list[Gap]:
+def gaps(
+    connection: Connection, pair_id: int, due: Due, within: Sequence[Window], *, planned: bool = False
+) -> list[Gap]:
     """Hours of some windows that were never read, for customers and metrics that are due: those new since then.
 
     An archived customer's hours end where it is no longer due. Several gaps of one customer and metric are one, from
-    the first to the last.
+    the first to the last. ``planned``: hours that were read and never planned are gaps too, as a run leaves them that
+    failed between the two.
     """
     rows = connection.execute(
         _GAPS,
@@ -198,6 +201,7 @@ def gaps(connection: Connection, pair_id: int, due: Due, within: Sequence[Window
             "starts": list(due.starts.values()),
             "metrics": [metric.metric_id for metric in due.metrics],
             "slicings": [metric.slicing for metric in due.metrics],
+            "planned": planned,
         },
     )
     return [Gap(Window(first, last), tuple(customers), tuple(metrics)) for first, last, metrics, customers in rows]
@@ -225,10 +229,13 @@ WITH unsettled AS (
     LEFT JOIN unnest(%(starts_of)s::uuid[], %(starts)s::timestamptz[]) AS s (customer_id, start_at) USING (customer_id)
 ), missing AS (
     SELECT d.customer_id, d.metric_id,
-           a.hours * tstzmultirange(d.hours) - coalesce(c.covered, '{}') - coalesce(c.retired - u.hours, c.retired, '{}')
-               AS hours
+           a.hours * tstzmultirange(d.hours)
+               - coalesce(CASE WHEN %(planned)s THEN c.covered * p.hours ELSE c.covered END, '{}')
+               - coalesce(c.retired - u.hours, c.retired, '{}') AS hours
     FROM asked a CROSS JOIN due d LEFT JOIN metronome.coverage c
         ON c.pair_id = %(pair_id)s AND (c.customer_id, c.metric_id, c.slicing) = (d.customer_id, d.metric_id, d.slicing)
+    LEFT JOIN ledger.planned_hours p
+        ON p.pair_id = %(pair_id)s AND (p.customer_id, p.metric_id, p.slicing) = (d.customer_id, d.metric_id, d.slicing)
     LEFT JOIN unsettled u ON (u.customer_id, u.metric_id) = (d.customer_id, d.metric_id)
 ), by_customer AS (
     SELECT customer_id, lower(hours) AS start_at, upper(hours) AS end_at,

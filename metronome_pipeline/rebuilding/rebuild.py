@@ -64,6 +64,7 @@ async def rebuild(
     run_id = _run_id(connection)
     done = recovery.recover(connection, pair_id, run_id=run_id, asked=f"Rebuilt from Solvimon's events by {by}.")
     seen = _recover_slicings(connection, pair_id, wanted)
+    recovery.note_planned(connection, pair_id)
     recovery.prove(connection, pair_id)
     return report(connection, pair_id, walks=walks, done=done, slicings=seen)
 

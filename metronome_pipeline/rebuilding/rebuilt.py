@@ -160,6 +160,10 @@ FROM (
            customer_id, metric_id, start_at, number, reference, id
     FROM chosen WHERE added_id IS NOT NULL AND deleted AND NOT live AND NOT maximum
     UNION ALL
+    SELECT 'deleted in Solvimon: nothing is sent for it until it is released, see `revert list`',
+           e.customer_id, e.metric_id, e.start_at, e.number, e.reference, k.id
+    FROM compared k JOIN ledger.events e USING (event_id) WHERE k.waits AND k.deleted AND NOT k.live AND NOT k.maximum
+    UNION ALL
     SELECT 'Solvimon does not show it; the ledger keeps counting it', e.customer_id, e.metric_id, e.start_at,
            CASE WHEN s.event_id IS NULL THEN e.number ELSE s.number END, e.reference, NULL
     FROM ledger.events e LEFT JOIN ledger.restatements s USING (event_id)

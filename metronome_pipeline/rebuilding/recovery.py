@@ -45,6 +45,11 @@ def recover(connection: Connection, pair_id: int, *, run_id: str, asked: str) ->
     return {words: number for words, number in done.items() if number}
 
 
+def note_planned(connection: Connection, pair_id: int) -> None:
+    """Notes the hours of recovered events of ours as planned, once slicings are: a later change to them may be late."""
+    connection.execute(_NOTE_PLANNED, {"pair_id": pair_id})
+
+
 def prove(connection: Connection, pair_id: int) -> None:
     """Holds every (customer, metric, hour) of the ledger against Solvimon's events, as exact sums and counts.
 
@@ -213,9 +218,15 @@ SELECT added_id, NULL FROM chosen WHERE added_id IS NOT NULL AND counts IS NULL
 # Of a sum, only a person deletes an event: it is not sent again unasked. (A maximum's may have been ours.)
 _CLOSE_DELETED = """
 INSERT INTO ledger.reverted_slots (pair_id, metric_id, customer_id, start_at, end_at, slice, run_id, asked_by)
-SELECT DISTINCT %(pair_id)s, metric_id, customer_id, start_at, end_at, slice, %(run_id)s, %(asked)s::text
+SELECT %(pair_id)s, metric_id, customer_id, start_at, end_at, slice, %(run_id)s, %(asked)s::text
 FROM chosen WHERE added_id IS NOT NULL AND deleted AND NOT live AND NOT maximum
-ON CONFLICT DO NOTHING
+UNION
+SELECT %(pair_id)s, e.metric_id, e.customer_id, e.start_at, e.end_at, e.slice, %(run_id)s, %(asked)s::text
+FROM compared k JOIN ledger.events e USING (event_id) WHERE k.waits AND k.deleted AND NOT k.live AND NOT k.maximum
+ON CONFLICT (pair_id, metric_id, customer_id, start_at, end_at, slice) DO UPDATE
+    SET run_id = excluded.run_id, asked_by = excluded.asked_by, at = ledger.moment(), released_at = NULL,
+        released_by = NULL
+    WHERE reverted_slots.released_at IS NOT NULL
 """
 
 _NOTE_CHANGED = """
@@ -268,6 +279,14 @@ WHERE c.pair_id = %(pair_id)s AND (c.customer_id, c.metric_id) = (x.customer_id,
 _FORGET_ALL = """
 UPDATE metronome.coverage SET covered = '{}', retired = '{}'
 WHERE pair_id = %(pair_id)s AND NOT (isempty(covered) AND isempty(retired))
+"""
+
+_NOTE_PLANNED = """
+INSERT INTO ledger.planned_hours AS p (pair_id, metric_id, customer_id, slicing, hours)
+SELECT %(pair_id)s, c.metric_id, c.customer_id, s.slicing, range_agg(tstzrange(c.start_at, c.end_at))
+FROM chosen c JOIN ledger.slicings s ON s.pair_id = %(pair_id)s AND s.metric_id = c.metric_id
+WHERE c.added_id IS NOT NULL AND c.ours GROUP BY c.metric_id, c.customer_id, s.slicing
+ON CONFLICT (pair_id, metric_id, customer_id, slicing) DO UPDATE SET hours = p.hours + excluded.hours
 """
 
 # Left: what the ledger counts for the events that Solvimon shows. Right: what Solvimon counts, without the copies and

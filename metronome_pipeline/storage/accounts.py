@@ -27,8 +27,8 @@ class WrongAccount(PipelineError):
 class Pair:
     """An account pair's row.
 
-    ``deduplication``: whether its Solvimon was proved to ignore repeated references. ``restored_at``: when its ledger was
-    last found to be restored from a backup.
+    ``deduplication``: whether its Solvimon was proved to ignore repeated references. ``restored_at``: when its ledger
+    was last found to be restored from a backup.
     """
 
     pair_id: int
@@ -128,7 +128,8 @@ def store_customers(
         "ON CONFLICT (pair_id, customer_id) DO UPDATE SET name = excluded.name, external_id = excluded.external_id, "
         "ingest_aliases = excluded.ingest_aliases, custom_fields = excluded.custom_fields, "
         "updated_at = excluded.updated_at, archived_at = excluded.archived_at, gone_at = NULL "
-        "WHERE c.erased_at IS NULL AND (c.name, c.external_id, c.ingest_aliases, c.custom_fields, c.updated_at, c.archived_at, c.gone_at) "
+        "WHERE c.erased_at IS NULL "
+        "AND (c.name, c.external_id, c.ingest_aliases, c.custom_fields, c.updated_at, c.archived_at, c.gone_at) "
         "IS DISTINCT FROM (excluded.name, excluded.external_id, excluded.ingest_aliases, excluded.custom_fields, "
         "excluded.updated_at, excluded.archived_at, NULL)",
         rows,

@@ -39,19 +39,28 @@ def notice_restore(connection: Connection) -> bool:
 
 def _moved(connection: Connection) -> tuple[str | None, str] | None:
     """The place that is written down and the one that is; None where both are the same."""
-    row = connection.execute(_PLACE).fetchone()
+    known, *place = _row(connection, _PLACE)
+    # A role may be kept from the functions of the server: what it may look at then has to do.
+    if _row(connection, _MAY_LOOK_AT_THE_SERVER) == (True,):
+        place = [*_row(connection, _SERVER), *place]
+    found = " ".join(map(str, place))
+    return None if known == found else (known, found)
+
+
+def _row(connection: Connection, statement: str) -> tuple[Any, ...]:
+    row: tuple[Any, ...] | None = connection.execute(statement).fetchone()
     assert row is not None
-    known, place = row
-    return None if known == place else (known, place)
+    return row
 
 
-# A role may be kept from the two functions of the server: the rest then has to do.
 _PLACE = """
-SELECT (SELECT place FROM ledger.home), concat_ws(' ',
-    CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
-         THEN (SELECT system_identifier::text FROM pg_control_system()) END,
-    CASE WHEN has_function_privilege('pg_control_checkpoint()', 'EXECUTE')
-         THEN (SELECT timeline_id::text FROM pg_control_checkpoint()) END,
-    (SELECT oid::text FROM pg_database WHERE datname = current_database()),
-    'ledger.events'::regclass::oid::text)
+SELECT (SELECT place FROM ledger.home), (SELECT oid FROM pg_database WHERE datname = current_database()),
+       'ledger.events'::regclass::oid
 """
+
+_MAY_LOOK_AT_THE_SERVER = """
+SELECT has_function_privilege('pg_control_system()', 'EXECUTE')
+   AND has_function_privilege('pg_control_checkpoint()', 'EXECUTE')
+"""
+
+_SERVER = "SELECT s.system_identifier, c.timeline_id FROM pg_control_system() AS s, pg_control_checkpoint() AS c"

@@ -7,6 +7,7 @@ References and rows carry ids, which name nobody by themselves. A group is told 
 knows a value can still recognise it, and Solvimon, who has the same references, keeps them too.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,9 +65,9 @@ def standing(connection: Connection, pair_id: int, customer_id: str) -> Standing
         )
     if waiting or unsettled or findings:
         raise CannotErase(
-            f"Customer {customer_id} has {waiting} events that wait to be sent or decided about, {unsettled} hours whose "
-            f"difference is not settled, and {findings} findings that are not planned: bring them to their end first "
-            "(`metronome-pipeline quarantine list`, `late list`, `brake list`)."
+            f"Customer {customer_id} has {waiting} events that wait to be sent or decided about, {unsettled} hours "
+            f"whose difference is not settled, and {findings} findings that are not planned: bring them to their end "
+            "first (`metronome-pipeline quarantine list`, `late list`, `brake list`)."
         )
     runs = [] if erased else _dagster_runs(connection, name)
     return Standing(customer_id, None if erased else name, events, bool(forgotten), in_solvimon, runs)
@@ -107,7 +108,10 @@ def _dagster_runs(connection: Connection, name: str) -> list[str]:
     there = connection.execute("SELECT to_regclass('public.event_logs') IS NOT NULL").fetchone()
     if there != (True,):
         return []
-    return [run_id for (run_id,) in connection.execute(_DAGSTER_RUNS, {"name": name}) if run_id]
+    # As Dagster writes it into an event: as it is, as JSON, and as JSON within JSON, with what is not ASCII escaped.
+    as_json = json.dumps(name)[1:-1]
+    forms = [name, json.dumps(name, ensure_ascii=False)[1:-1], as_json, json.dumps(as_json)[1:-1]]
+    return [run_id for (run_id,) in connection.execute(_DAGSTER_RUNS, {"forms": forms}) if run_id]
 
 
 _CUSTOMER = """
@@ -125,11 +129,9 @@ SELECT c.name, c.archived_at IS NOT NULL OR c.gone_at IS NOT NULL, c.erased_at I
 FROM metronome.customers c WHERE c.pair_id = %(pair_id)s AND c.customer_id = %(customer_id)s::uuid
 """
 
-# As Dagster writes names into its events: as JSON, with what is not ASCII escaped or not.
 _DAGSTER_RUNS = """
 SELECT DISTINCT run_id FROM public.event_logs
-WHERE position(trim(both '"' from to_jsonb(%(name)s::text)::text) IN event) > 0
-ORDER BY run_id
+WHERE EXISTS (SELECT FROM unnest(%(forms)s::text[]) AS form WHERE position(form IN event) > 0) ORDER BY run_id
 """
 
 _ALERTS = """

@@ -3,9 +3,9 @@
 Here: which hours may go, and the statements that remove them. Readings and the rows of walks under way go after two
 days anyway (``ledger/readings.py``). Not here: the setting, the schedule, the command.
 
-An hour's rows go together with its coverage, in one transaction: a plan compares only hours that are covered, so what is
-gone is never taken for usage that fell to nothing. The totals of days stay (``metronome.day_totals``): the monthly sweep
-would only write them again, and of metrics whose days are not told by their hours it would first read every hour.
+An hour's rows go together with its coverage, in one transaction: a plan compares only hours that are covered, so what
+is gone is never taken for usage that fell to nothing. The totals of days stay (``metronome.day_totals``): the monthly
+sweep would only write them again, and of metrics whose days are not told by their hours it would first read every hour.
 """
 
 from collections.abc import Sequence
@@ -68,8 +68,9 @@ def retire(connection: Connection, pair_id: int, metric_id: str, before: datetim
     a finding that is not planned, a reading of the last two days (which a run may be about to plan).
     """
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [PLANNING_LOCK, pair_id])
-    parameters = {"pair_id": pair_id, "metric_id": metric_id, "before": before}
-    connection.execute(_RETIRING, parameters)
+    parameters: dict[str, Any] = {"pair_id": pair_id, "metric_id": metric_id, "before": before}
+    customers = [customer_id for (customer_id,) in connection.execute(_LOCK, parameters)]
+    connection.execute(_RETIRING, {**parameters, "customers": customers})
     connection.execute(_UNCOVER, parameters)
     retired = Retired(*(connection.execute(statement, parameters).rowcount for statement in _REMOVE))
     connection.execute("DROP TABLE retiring")
@@ -81,15 +82,17 @@ SELECT DISTINCT metric_id::text FROM metronome.coverage
 WHERE pair_id = %(pair_id)s AND covered && tstzrange(NULL, %(before)s) ORDER BY 1
 """
 
-# Rows of coverage are locked in the order in which readings lock them (`readings.py`): whoever stores one of these pairs
-# now is waited for, and what it stored is seen by the statements after this one.
+# Rows of coverage are locked in the order in which readings lock them (`readings.py`): whoever stores one of these
+# pairs now is waited for. A reading that was stored meanwhile is seen by the look at what waits, which comes after.
+_LOCK = """
+SELECT customer_id::text FROM metronome.coverage
+WHERE pair_id = %(pair_id)s AND metric_id = %(metric_id)s::uuid AND covered && tstzrange(NULL, %(before)s)
+ORDER BY metric_id, customer_id, slicing FOR UPDATE
+"""
+
 _RETIRING = """
 CREATE TEMP TABLE retiring ON COMMIT DROP AS
-WITH locked AS (
-    SELECT customer_id FROM metronome.coverage
-    WHERE pair_id = %(pair_id)s AND metric_id = %(metric_id)s::uuid AND covered && tstzrange(NULL, %(before)s)
-    ORDER BY metric_id, customer_id, slicing FOR UPDATE
-), waiting AS (
+WITH waiting AS (
     SELECT e.customer_id, e.start_at FROM ledger.open_events o JOIN ledger.events e USING (event_id)
     WHERE o.pair_id = %(pair_id)s AND e.metric_id = %(metric_id)s::uuid
     UNION ALL
@@ -109,7 +112,8 @@ WITH locked AS (
     WHERE pair_id = %(pair_id)s AND metric_id = %(metric_id)s::uuid AND spent_at IS NULL
 )
 SELECT customer_id, least(%(before)s, date_trunc('day', least(min(w.start_at), min(h.start_at)), 'UTC')) AS until
-FROM (SELECT DISTINCT customer_id FROM locked) AS c LEFT JOIN waiting w USING (customer_id) CROSS JOIN held h
+FROM (SELECT DISTINCT unnest(%(customers)s::uuid[]) AS customer_id) AS c
+LEFT JOIN waiting w USING (customer_id) CROSS JOIN held h
 GROUP BY customer_id
 """
 

@@ -89,8 +89,8 @@ class _Run:
     settings: Settings
 
     async def events(self) -> AsyncIterator[dg.AssetMaterialization | dg.AssetCheckResult]:
-        if self.workflow.grouped and not self.settings.grouped_usage_enabled:
-            # Hours of a workflow that is off must not count as done.
+        if self.workflow.grouped and not self.settings.grouped_usage_enabled and self.config.sweep is None:
+            # Hours of a workflow that is off must not count as done. (What a sweep found for it is void.)
             raise dg.Failure(
                 description="Usage with properties is off: set GROUPED_USAGE_ENABLED=true to bill metrics by their "
                 "group keys. Nothing was read.",
@@ -181,13 +181,13 @@ class _Run:
     async def _fill_gaps(
         self, session: Session, synchroniser: Synchroniser, due: Due, end: datetime, *, send: bool
     ) -> AsyncIterator[Step]:
-        """What was never read in hours that were reported as done: that of customers and metrics which came later."""
+        """What was never read or planned in hours that were reported as done: customers and metrics that came later."""
         pair_id, all_hours = session.pair.pair_id, [Window(self.settings.usage_start, end)]
-        if not await session.database.run(lambda c: gaps(c, pair_id, due, all_hours)):
+        if not await session.database.run(lambda c: gaps(c, pair_id, due, all_hours, planned=True)):
             return
         keys = self.context.instance.get_materialized_partitions(self.workflow.destination)
         done = hour_windows(datetime.strptime(key, KEY).replace(tzinfo=UTC) for key in keys)
-        for gap in await session.database.run(lambda c: gaps(c, pair_id, due, done)):
+        for gap in await session.database.run(lambda c: gaps(c, pair_id, due, done, planned=True)):
             some = Due(
                 [customer for customer in due.customers if customer.customer_id in set(gap.customer_ids)],
                 [metric for metric in due.metrics if metric.metric_id in gap.metric_ids],

@@ -222,9 +222,9 @@ class _Run:
     async def _gaps(
         self, session: Session, due: Due, windows: Sequence[Window], reported: set[datetime]
     ) -> list[tuple[Due, Window]]:
-        """Periods before ``windows`` that were reported as done, and never read for customers and metrics since."""
+        """Periods before ``windows`` that were reported as done, and never read or planned for some of what is due."""
         before = [Window(max(day, self.settings.usage_start), day + DAY) for day in reported if day < windows[0].start]
-        missing = await session.database.run(lambda c: gaps(c, session.pair.pair_id, due, before))
+        missing = await session.database.run(lambda c: gaps(c, session.pair.pair_id, due, before, planned=True))
         return [
             (
                 Due(

@@ -452,7 +452,8 @@ def test_what_waited_in_a_backup_is_settled_by_what_solvimon_has(world: World) -
 
     world.solvimon.forget_requests()
     done = rebuild(world)
-    assert done.status == 0, done.err
+    assert done.status == 1, "what a person deleted is listed"
+    assert "released, see `revert list`" in done.out
     assert world.solvimon.writes() == {}, "a planned event is not sent to find out whether it was"
     assert world.events() == [
         ("usage", 0, Decimal(10), "restated"),
@@ -462,7 +463,7 @@ def test_what_waited_in_a_backup_is_settled_by_what_solvimon_has(world: World) -
         ("correction", 1, Decimal(3), "delivered"),
     ]
     ingest(world)
-    assert world.counted(customer, metric) == {0: 10, 1: 13, 2: 10, 3: 10}
+    assert world.counted(customer, metric) == {1: 13, 2: 10, 3: 10}, "and is not sent again unasked"
 
 
 def test_a_deletion_that_waited_in_a_backup_is_found_done(world: World) -> None:
@@ -620,3 +621,61 @@ def test_five_thousand_events_are_made_again(world: World) -> None:
     done = rebuild(world)
     assert done.status == 0, done.err
     assert account(world) == before
+
+
+def test_what_a_person_deleted_is_closed_although_its_slot_was_released_before(world: World) -> None:
+    customer, metric = world.customer(), world.metric()
+    world.imports()
+    world.use(customer, metric, 1, 5)
+    run = world.ingest().run_id
+    assert command("revert", "run", run, "--yes", env=variables(world)).status == 0
+    ingest(world)
+    assert command("revert", "release", run, env=variables(world)).status == 0
+    with restored_from_now(world):
+        ingest(world)
+        (sent,) = (each["reference"] for each in world.stored_events() if each["reference"].endswith("_r2"))
+        world.solvimon.call("POST", "/_sandbox/events/delete-by-hand", {"reference": sent})
+    rebuild(world)
+    ingest(world)
+    assert world.counted(customer, metric) == {}
+
+
+@pytest.mark.parametrize("proved", [True, False])
+def test_what_a_person_deleted_is_not_sent_again_by_a_backup_that_forgot_it(
+    world: World,
+    proved: bool,
+) -> None:
+    customer, metric = world.customer(), world.metric()
+    world.imports()
+    if proved:
+        world.prove_deduplication()
+    world.use(customer, metric, 1, 5)
+    with restored_from_now(world):
+        ingest(world)
+        (sent,) = world.stored_events()
+        world.solvimon.call("POST", "/_sandbox/events/delete-by-hand", {"reference": sent["reference"]})
+    if not proved:
+        world.sql("UPDATE ledger.account_pairs SET restored_at = now()")
+    for _ in range(2):
+        result = world.ingest()
+    assert world.counted(customer, metric) == {}
+    assert not {c.check_name: c.passed for c in result.get_asset_check_evaluations()}["nothing_left_unsettled"]
+    ((closed,),) = world.sql("SELECT run_id FROM ledger.reverted_slots")
+    assert command("revert", "release", closed, env=variables(world)).status == 0
+    ingest(world)
+    assert world.counted(customer, metric) == {1: 5}
+
+
+def test_a_change_to_a_recovered_hour_may_be_late(world: World) -> None:
+    world.at(START + timedelta(days=1))
+    customer, metric = world.customer(), world.metric()
+    world.imports()
+    world.use(customer, metric, 1, 5)
+    ingest(world)
+    world.at(START + timedelta(days=40))
+    world.use(customer, metric, 1, 2)
+    lose_everything(world)
+    world.imports()
+    assert rebuild(world).status == 0
+    ingest(world, LATE_USAGE="hold")
+    assert world.events() == [("usage", 0, Decimal(5), "delivered"), ("correction", 1, Decimal(2), "held")]

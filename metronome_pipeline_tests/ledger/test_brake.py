@@ -3,6 +3,8 @@
 from datetime import timedelta
 from decimal import Decimal
 
+from metronome_pipeline.ledger.brakes import BrakeLimits
+from metronome_pipeline_tests.ledger.books import Books
 from metronome_pipeline_tests.world import START, World, failure
 
 
@@ -122,3 +124,17 @@ def test_a_token_of_another_environment_plans_nothing_and_creates_nobody(world: 
     assert world.events() == before
     assert world.solvimon.requests() == {}
     assert world.counted(customers[0], metric) == {1: Decimal(10)}
+
+
+def test_a_held_plan_is_void_once_all_of_it_was_settled_part_by_part(books: Books) -> None:
+    account, brake = books.another(), BrakeLimits()
+    account.observe({0: 1000, 190: 1000}, last=191)
+    account.settle(last=191)
+    account.observe({}, last=191)
+    assert account.plan(last=191, brake=brake).brakes
+    account.observe({0: 1000, 190: 1000}, last=191)
+    held = "SELECT count(*) FROM ledger.brakes WHERE metric_id = %s"
+    account.plan(0, 0, brake=brake)
+    assert account.sql(held, account.metric.metric_id) != [(0,)], "an hour of it still waits"
+    account.plan(190, 190, brake=brake)
+    assert account.sql(held, account.metric.metric_id) == [(0,)]

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from metronome_pipeline.ledger import readings
 from metronome_pipeline.ledger.brakes import BrakeLimits
+from metronome_pipeline.ledger.readings import Reading, UsageRow
 from metronome_pipeline.ledger.slicings import note_slicings, slicings, switch_slicing
-from metronome_pipeline.mapping.usage import UNGROUPED, exact_sum
+from metronome_pipeline.mapping.usage import PERIOD_TO_DATE, UNGROUPED, exact_sum
 from metronome_pipeline_tests.ledger.books import Books, Groups, at
 
 REGION, TEAM = '["region"]', '["region","team"]'
@@ -169,6 +171,49 @@ def test_a_slicing_is_noted_once_and_changes_only_when_asked_for(books: Books) -
         assert note_slicings(books.connection, books.pair_id, {metric: UNGROUPED}) == {metric: REGION}
     switch(books, TEAM)
     assert slicings(books.connection, books.pair_id) == {metric: TEAM}
+
+
+@pytest.mark.parametrize("calculation", ["SUM", "MAX"])
+def test_usage_is_not_billed_anew_while_what_was_billed_of_it_cannot_be_taken_back(
+    books: Books, calculation: str
+) -> None:
+    account = books.another(calculation)
+    account.observe({1: 5})
+    account.settle()
+    account.observe({1: 8, 2: 3})
+    account.plan()
+    account.sql("UPDATE ledger.open_events SET state = 'quarantined'")
+    account = switch(account, REGION)
+    account.observe_groups({1: {"eu": 8}, 2: {"eu": 3}})
+    account.plan()
+    assert (1, "eu") not in account.counted(), "its hour was billed in part"
+    assert account.counted()[2, "eu"] == 3, "of this hour Solvimon has nothing"
+    account.deliver()
+    account.settle()
+    assert account.counted() == {(1, "eu"): 8, (2, "eu"): 3}
+
+
+def test_hours_wait_with_the_day_that_they_are_part_of(books: Books) -> None:
+    account = books.another()
+    account.observe(dict.fromkeys(range(24), 1), last=23)
+    account.settle(last=23)
+    account.sql(
+        "INSERT INTO ledger.reverted_slots (pair_id, metric_id, customer_id, start_at, end_at, slice, run_id, "
+        "asked_by) VALUES (%s, %s, %s, %s, %s, 'total', 'a run', 'a test')",
+        *(books.pair_id, account.metric.metric_id, account.customer, at(5), at(6)),
+    )
+    account = switch(account, PERIOD_TO_DATE)
+    walk, ids = account.begin(), (account.customer, account.metric.metric_id)
+    with books.connection.transaction():
+        days = [UsageRow(*ids, at(24 * day), at(24 * day + 24), Decimal(24 - day)) for day in range(2)]
+        readings.stage(books.connection, walk, days)
+        whole = Reading(walk, *ids, PERIOD_TO_DATE, at(0), at(48))
+        readings.store(books.connection, books.pair_id, [whole], grouped=False, run_id="test")
+    account.settle(last=47)
+    assert account.counted() == {**{(hour, "total"): 1 for hour in range(24)}, (24, "total"): 23}
+    account.sql("DELETE FROM ledger.reverted_slots WHERE metric_id = %s", account.metric.metric_id)
+    account.settle(last=47)
+    assert account.counted() == {(0, "total"): 24, (24, "total"): 23}
 
 
 # Slots ---------------------------------------------------------------------------------------------------------------

@@ -132,3 +132,39 @@ def test_groups_are_taken_back_with_their_own_properties(world: World) -> None:
     assert command("revert", "run", result.run_id, "--yes", env=variables(world)).status == 0
     assert world.ingest(job="ingest_grouped_usage").success
     assert world.slices(customer, metric, 1) == {}
+
+
+def test_usage_that_was_taken_back_is_not_billed_as_another_group(world: World) -> None:
+    customer, metric = world.customer(), world.metric(group_keys=[["region"]])
+    world.environment["GROUPED_USAGE_ENABLED"] = "true"
+    world.imports()
+    moving = world.use(customer, metric, 1, 5, region="eu")
+    run = world.ingest(job="ingest_grouped_usage").run_id
+    assert command("revert", "run", run, "--yes", env=variables(world)).status == 0
+    world.metronome.call("POST", "/_sandbox/events/remove", {"transaction_ids": [moving]})
+    world.use(customer, metric, 1, 5, region="us")
+    world.use(customer, metric, 2, 1, region="us")
+    result = world.ingest(job="ingest_grouped_usage")
+    assert world.slices(customer, metric, 1) == {}
+    assert world.slices(customer, metric, 2) == {(("region", "us"),): 1}
+    assert not {c.check_name: c.passed for c in result.get_asset_check_evaluations()}["nothing_left_unsettled"]
+    assert command("revert", "release", run, env=variables(world)).status == 0
+    assert world.ingest(job="ingest_grouped_usage").success
+    assert world.slices(customer, metric, 1) == {(("region", "us"),): 5}
+
+
+def test_usage_that_was_taken_back_is_not_billed_through_another_slicing(world: World) -> None:
+    customer, metric = world.customer(), world.metric(group_keys=[["region"]])
+    world.imports()
+    world.use(customer, metric, 1, 5, region="eu")
+    run = _ingest(world)
+    assert command("revert", "run", run, "--yes", env=variables(world)).status == 0
+    _ingest(world)
+    world.environment["GROUPED_USAGE_ENABLED"] = "true"
+    env = {**variables(world), "GROUPED_USAGE_ENABLED": "true"}
+    assert command("slicing", "switch", metric, "--yes", env=env).status == 0
+    assert world.ingest(job="ingest_grouped_usage").success
+    assert world.slices(customer, metric, 1) == {}
+    assert command("revert", "release", run, env=env).status == 0
+    assert world.ingest(job="ingest_grouped_usage").success
+    assert world.slices(customer, metric, 1) == {(("region", "eu"),): 5}

@@ -53,7 +53,7 @@ def live_references(world: World) -> list[str]:
     return [event["reference"] for event in world.stored_events() if event["counts"]]
 
 
-# Restored to an earlier moment -----------------------------------------------------------------------------------------
+# Restored to an earlier moment ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_restore_to_an_earlier_moment_loses_nothing_and_doubles_nothing(
         back_up(world.database_url, file.with_name("proved"))
         file = file.with_name("proved")
     else:
-        world.solvimon.set(reference_idempotency=False)
+        world.solvimon.set(reference_idempotency="off")
     after_the_backup(world, customer, metric)
     with restored(world, file) as again:
         if rebuilt:
@@ -115,7 +115,7 @@ def test_without_the_look_up_it_would_be_doubled(
 ) -> None:
     # What the test above guards against is real.
     world, customer, metric, file = account
-    world.solvimon.set(reference_idempotency=False)
+    world.solvimon.set(reference_idempotency="off")
     after_the_backup(world, customer, metric)
     with restored(world, file) as again:
         monkeypatch.setattr("metronome_pipeline.storage.resource.notice_restore", lambda _: False)
@@ -140,7 +140,7 @@ def test_a_rebuild_finds_what_was_taken_back_since(account: tuple[World, str, st
     extra = world.use(customer, metric, 3, 50)
     ingest(world, 7)
     assert world.counted(customer, metric)[3] == 153
-    world.metronome.call("POST", "/_sandbox/events/remove", [extra])
+    world.metronome.call("POST", "/_sandbox/events/remove", {"transaction_ids": [extra]})
     with restored(world, file) as again:
         done = command("rebuild", "--yes", env=variables(again))
         assert done.status == 0, done.err
@@ -149,7 +149,7 @@ def test_a_rebuild_finds_what_was_taken_back_since(account: tuple[World, str, st
         assert again.counted(customer, metric)[3] == 103
 
 
-# How a restore is noticed ----------------------------------------------------------------------------------------------
+# How a restore is noticed ---------------------------------------------------------------------------------------------
 
 
 def noticed(url: str) -> bool:
@@ -189,7 +189,7 @@ def test_a_role_that_may_not_look_at_the_server_still_notices(account: tuple[Wor
             again.sql("DROP ROLE plain_reader")
 
 
-# The file --------------------------------------------------------------------------------------------------------------
+# The file -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_commands_back_up_and_restore(account: tuple[World, str, str, Path], tmp_path: Path) -> None:

@@ -127,3 +127,29 @@ def test_a_late_fall_of_a_maximum_holds_its_deletion_and_its_successor(world: Wo
     world.ingest(LATE_USAGE="hold")
     assert world.counted(customer, metric) == {1: 9}
     assert world.events()[1:] == [("deletion", None, None, "held"), ("correction", 1, 4, "held")]
+
+
+def test_a_maximum_that_was_dropped_needs_no_deletion_once_usage_falls_below_it(world: World) -> None:
+    world.at(START + timedelta(days=1))
+    customer, metric = world.customer(), world.metric("MAX")
+    world.imports()
+    world.use(customer, metric, 1, 2)
+    middle, highest = (world.use(customer, metric, 1, value) for value in (4, 9))
+    assert world.ingest().success
+    world.at(FINAL + timedelta(days=1))
+    world.metronome.call("POST", "/_sandbox/events/remove", {"transaction_ids": [highest]})
+    world.ingest(LATE_USAGE="hold")
+    held = dict(world.sql("SELECT kind, reference FROM ledger.late_v1 WHERE state = 'held'"))
+
+    from metronome_pipeline.ledger.waiting import drop  # noqa: PLC0415
+    from metronome_pipeline.storage.database import Database  # noqa: PLC0415
+
+    with Database(world.database_url) as database, database.transaction() as connection:
+        drop(connection, 1, held["correction"], reason="credited", run_id="test", by="Ana", state="held")
+    world.sql("UPDATE ledger.open_events SET state = 'planned'")
+    world.ingest(LATE_USAGE="hold")
+    assert world.total(customer, metric) is None
+    world.metronome.call("POST", "/_sandbox/events/remove", {"transaction_ids": [middle]})
+    assert world.ingest().success
+    assert world.total(customer, metric) == 2
+    assert [state for *_, state in world.events()] == ["deleted", "delivered", "superseded", "delivered"]

@@ -505,6 +505,19 @@ def test_a_finding_of_a_metric_that_is_not_billed_that_way_any_more_is_void(worl
     assert states(world) == ["void"]
 
 
+def test_findings_of_a_workflow_that_was_switched_off_are_void(world: World) -> None:
+    world.environment["GROUPED_USAGE_ENABLED"] = "true"
+    customer, metric = world.customer(), world.metric("SUM", group_keys=[["region"]])
+    world.imports()
+    bill(world, 12, job="ingest_grouped_usage")
+    world.use(customer, metric, 40, 10, region="us")
+    sweep(world)
+    world.environment["GROUPED_USAGE_ENABLED"] = "false"
+    correct(world)
+    assert states(world) == ["void"]
+    assert tick(world) == []
+
+
 def test_another_account_pair_is_left_alone(world: World) -> None:
     customers, metric = several(world, 1)
     world.sql("UPDATE ledger.account_pairs SET metronome_environment = 'other'")
