@@ -105,6 +105,11 @@ WITH waiting AS (
     SELECT customer_id, from_at FROM ledger.findings
     WHERE pair_id = %(pair_id)s AND metric_id = %(metric_id)s::uuid AND state = 'open'
     UNION ALL
+    -- Read, and not planned since: only its rows know of it.
+    SELECT customer_id, lower(c.covered - coalesce(p.hours, '{}')) FROM metronome.coverage c
+    LEFT JOIN ledger.planned_hours p USING (pair_id, metric_id, customer_id, slicing)
+    WHERE c.pair_id = %(pair_id)s AND c.metric_id = %(metric_id)s::uuid
+    UNION ALL
     SELECT customer_id, lower(hours) FROM metronome.readings
     WHERE pair_id = %(pair_id)s AND metric_id = %(metric_id)s::uuid
 ), held AS (

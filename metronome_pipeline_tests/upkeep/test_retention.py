@@ -51,6 +51,14 @@ def test_what_is_gone_is_not_taken_back(books: Books) -> None:
     assert books.counted() == {(0, "total"): 5, (1, "total"): 7, (25, "total"): 9}
 
 
+def test_what_was_read_and_never_planned_stays(books: Books) -> None:
+    books.observe({0: 5, 1: 7}, first=0, last=47)
+    assert retire(books, 24) == Retired(usage=0)
+    books.settle(last=47)
+    assert retire(books, 24) == Retired(usage=2)
+    assert books.counted() == {(0, "total"): 5, (1, "total"): 7}
+
+
 def test_cutting_the_rows_without_the_coverage_would_take_everything_back(books: Books) -> None:
     # What the test above guards against is real.
     billed(books, {0: 5, 1: 7})
