@@ -21,7 +21,7 @@ from metronome_pipeline.errors import (
 )
 from metronome_pipeline.solvimon.api import SolvimonApi
 from metronome_pipeline.solvimon.calls import idempotency_keys, path_segment
-from metronome_pipeline.solvimon.records import MeterData, Organization
+from metronome_pipeline.solvimon.records import Echo, Organization
 from metronome_pipeline.solvimon.requests import (
     CustomerChange,
     NewCustomer,
@@ -359,8 +359,8 @@ def test_a_batch_is_sent_as_solvimon_wants_it() -> None:
             }
         ]
     }
-    assert isinstance(found, MeterData)
-    assert (found.id, found.meter_values[0].quantity, found.is_duplicate) == ("metd_1", Decimal("1234.5"), False)
+    assert isinstance(found, Echo)
+    assert (found.id, found.is_duplicate) == ("metd_1", False)
 
 
 def test_path_and_key_of_a_batch_are_settings() -> None:
