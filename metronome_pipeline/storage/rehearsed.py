@@ -84,13 +84,13 @@ class RehearsedDatabase(Database):
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """Not in a rehearsal: it would be committed."""
-        raise NotImplementedError("A rehearsal commits nothing.")
+        raise RuntimeError("A rehearsal commits nothing: whoever rehearses must not ask for a transaction.")
         yield
 
     @asynccontextmanager
     async def lock(self, *key: int) -> AsyncIterator[None]:
         """Not in a rehearsal: it would keep runs out."""
-        raise NotImplementedError(f"A rehearsal takes no lock: {key}.")
+        raise RuntimeError(f"A rehearsal takes no lock, it would keep runs out: {key}.")
         yield
 
     def close(self) -> None:
