@@ -20,7 +20,7 @@ dev: $(READY) ## The same services with Dagster's UI, until Ctrl-C
 	@$(BIN)/metronome-pipeline dev
 
 test: $(READY) ## Run the tests
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
 bench: $(READY) ## Measure this project and what people would use instead, side by side
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[benchmark]"

@@ -24,18 +24,32 @@ from metronome_pipeline_tests.world import Api, World, instance_on
 # As the project's own instance storage sets it: Dagster writes its events in batches.
 os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
 
+_LONGEST = ("test_story_of_", "test_1000_pairs", "test_the_estimate_of_a_month")
+_ROOM = 6 * 1024**3  # for two suites at once, of two processes each
 _numbers = count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no process is left alone with one at the end. Nothing rests on the order."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in _LONGEST))
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """The server of this pytest process. What it holds dies with it, so it does not wait for the disk either."""
     # Not tmp_path: a Unix socket's path may have 103 characters.
-    home = Path(tempfile.mkdtemp(prefix="mp-", dir="/tmp"))
+    home = Path(tempfile.mkdtemp(prefix="mp-", dir=_quickest_folder()))
     server = embedded_postgres(home, fast_commits=True)
     yield server
     server.stop()
     shutil.rmtree(home, ignore_errors=True)
+
+
+def _quickest_folder() -> Path:
+    """Memory, where the machine offers enough of it as files: a database is copied in 16 ms there, in 400 on a disk."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free >= _ROOM
+    return memory if roomy else Path("/tmp")
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +87,8 @@ def _copy(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         yield _url(postgres, name)
+        # Without waiting: a connection that is ended by DROP ... WITH (FORCE) itself costs 100 ms, which add up.
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -304,9 +304,19 @@ class World:
 
 @contextmanager
 def instance_on(database_url: str) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance whose storage is a test's database."""
+    """A Dagster instance whose storage is a test's database.
+
+    What steps print is not captured to files: nothing reads them, and Dagster starts two processes a step for it.
+    """
     url = database_url.replace("postgresql://", "postgresql+psycopg2://")
-    with dg.DagsterInstance.local_temp(overrides={"storage": {"postgres": {"postgres_url": url}}}) as instance:
+    overrides = {
+        "storage": {"postgres": {"postgres_url": url}},
+        "compute_logs": {
+            "module": "dagster._core.storage.noop_compute_log_manager",
+            "class": "NoOpComputeLogManager",
+        },
+    }
+    with dg.DagsterInstance.local_temp(overrides=overrides) as instance:
         for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
             assert storage is not None
             storage.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3_600, max_overflow=20)

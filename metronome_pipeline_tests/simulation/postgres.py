@@ -177,8 +177,11 @@ class Server:
         else:
             pid = connection.info.backend_pid
             connection.close()
-            # Seen where it matters: a dead client's statement goes on until it needs its client.
-            self.observer.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+            # Seen where it matters: a dead client's statement goes on until it needs its client. The server's own wait
+            # for a terminated backend looks every 100 ms only.
+            self.observer.execute("SELECT pg_terminate_backend(%s)", [pid])
+            while self.observer.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone():
+                pass
         self.notify()
 
     def is_blocked(self, pid: int) -> bool:
