@@ -67,7 +67,7 @@ def waiting(connection: Connection, pair_id: int, state: State) -> list[WaitingE
     """Everything that waits in a state, the oldest hour first."""
     rows = connection.execute(
         "SELECT reference, kind, coalesce(customer, customer_id::text), coalesce(metric, metric_id::text), start_at, "
-        "number, code, field, message, state_at FROM ledger.events_v1 WHERE pair_id = %s AND state = %s "
+        "number, code, field, message, state_at FROM ledger.waiting_v1 WHERE pair_id = %s AND state = %s "
         "ORDER BY start_at, reference",
         [pair_id, state],
     )

@@ -26,6 +26,7 @@ RELEASED = {
     "0003_sweeps.sql": "dd7ea6e42c6ac03d74defe60f33aac23df1cf4a4ae174f8634724b6f2272ac79",
     "0004_reconciliations.sql": "660ae615800f5044941318cf1cddab2253befcf0c140dee72dd7823f5afe619b",
     "0006_alerts.sql": "b95ede7c823cbdd887ebce58e2c6001708fd7832f433e9130cb19ec5e0c9edb6",
+    "0007_upkeep.sql": "238c246ad95b74b0bc75d8b97e5c41e0ad453daf8e21ac3e9179e54bf9dbe0ce",
 }
 """What was committed. A database that has applied one never applies it again: changes need a file of their own."""
 
