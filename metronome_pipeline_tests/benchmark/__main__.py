@@ -7,13 +7,14 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 import click
 import httpx
+import psutil
 import psycopg
 
 from metronome_pipeline.cli.terminal import say, show_table
@@ -21,15 +22,17 @@ from metronome_pipeline.storage.embedded import EmbeddedPostgres, embedded_postg
 from metronome_pipeline_tests.benchmark.contestants.setting import Setting, told
 from metronome_pipeline_tests.benchmark.workload import WORKLOADS
 
-CONTESTANTS = ("raw", "metronome_sdk", "with_dlt", "core", "with_dagster")
+CONTESTANTS = ("raw", "posting", "metronome_sdk", "with_dlt", "core", "with_dagster", "four_cores")
+USUAL = CONTESTANTS[:-1]
 READING_ONLY = frozenset({"metronome_sdk"})
-UNGROUPED_ONLY = frozenset({"raw", "metronome_sdk", "with_dlt"})
+UNGROUPED_ONLY = frozenset({"raw", "posting", "metronome_sdk", "with_dlt"})
+_ONLY = {"metronome_sdk": " (reading only)", "posting": " (posting only)"}
 _PACKAGES = ("metronome-pipeline", "dagster", "dlt", "metronome-sdk", "httpx", "aiohttp", "msgspec", "psycopg")
 
 
 @dataclass(frozen=True)
 class Lap:
-    """One contestant's run. ``emulator_seconds``: CPU of the other side, which shares the machine."""
+    """One contestant's run. ``emulator_seconds``, ``postgres_seconds``: CPU of the others, which share the machine."""
 
     contestant: str
     workload: str
@@ -38,7 +41,9 @@ class Lap:
     cpu_seconds: float
     peak_megabytes: float
     emulator_seconds: float
+    postgres_seconds: float
     requests: int
+    read_requests: int
     limited: int
 
 
@@ -46,7 +51,9 @@ class Lap:
 @click.option(
     "--workload", "workloads", multiple=True, type=click.Choice(list(WORKLOADS)), default=("S",), show_default=True
 )
-@click.option("--contestant", "contestants", multiple=True, type=click.Choice(CONTESTANTS), default=CONTESTANTS)
+@click.option(
+    "--contestant", "contestants", multiple=True, type=click.Choice(CONTESTANTS), default=USUAL, show_default=True
+)
 @click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True, help="Laps of each, alternating.")
 @click.option(
     "--latency", "latencies", multiple=True, type=float, default=(0.0,), show_default=True, help="Milliseconds."
@@ -77,14 +84,18 @@ def main(
                             continue
                         say(f"{workload}, {latency:g} ms, round {lap + 1} of {rounds}: {contestant} …")
                         setting = Setting(metronome, solvimon, _database(server), workload, per_second)
-                        laps.append(_lap(contestant, setting, latency / 1000))
+                        before = _cpu_of_ended_backends(server)
+                        done = _lap(contestant, setting, latency / 1000)
+                        spent = _cpu_of_ended_backends(server) - before
+                        laps.append(replace(done, postgres_seconds=spent))
     if as_json:
         facts = {"machine": platform.platform(), "python": platform.python_version(), "versions": _versions()}
         click.echo(json.dumps({**facts, "laps": [asdict(lap) for lap in laps]}, indent=2))
         return
     for workload in workloads:
         for latency in latencies:
-            _show([lap for lap in laps if (lap.workload, lap.latency) == (workload, latency / 1000)], workload, latency)
+            shown = [lap for lap in laps if (lap.workload, lap.latency) == (workload, latency / 1000)]
+            _show(shown, workload, latency, per_second)
     click.echo(
         f"{platform.platform()}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {number}" for name, number in _versions().items())
@@ -110,12 +121,14 @@ def _lap(contestant: str, setting: Setting, latency: float) -> Lap:
         latency=latency,
         **cost,
         emulator_seconds=after["cpu_seconds"] - before["cpu_seconds"],
+        postgres_seconds=0.0,
         requests=sum(after["requests"].values()),
+        read_requests=sum(count for name, count in after["requests"].items() if "ingest" not in name),
         limited=after["limited"],
     )
 
 
-def _show(laps: Sequence[Lap], workload: str, latency: float) -> None:
+def _show(laps: Sequence[Lap], workload: str, latency: float, per_second: float) -> None:
     work = WORKLOADS[workload]
     rows = []
     floor = median([lap.seconds for lap in laps if lap.contestant == "raw"] or [0.0])
@@ -124,18 +137,42 @@ def _show(laps: Sequence[Lap], workload: str, latency: float) -> None:
         seconds = median(lap.seconds for lap in own)
         rows.append(
             (
-                contestant + (" (reading only)" if contestant in READING_ONLY else ""),
+                contestant + _ONLY.get(contestant, ""),
                 f"{seconds:.2f}",
                 f"{seconds / floor:.1f}" if floor else "",
                 f"{median(lap.cpu_seconds for lap in own) / work.rows * 1e6:.1f}",
+                f"{median(lap.postgres_seconds for lap in own):.2f}",
                 f"{median(lap.emulator_seconds for lap in own):.2f}",
                 f"{median(lap.peak_megabytes for lap in own):.0f}",
                 max(lap.requests for lap in own),
                 max(lap.limited for lap in own),
+                # The bucket is full at first, so that many requests are free.
+                f"{median((lap.read_requests - per_second) / lap.seconds for lap in own) / per_second:.1%}"
+                if per_second
+                else "",
             )
         )
-    columns = ("", "seconds", "times raw", "CPU µs a row", "emulator's CPU s", "peak MB", "requests", "429s")
+    columns = (
+        "",
+        "seconds",
+        "times raw",
+        "CPU µs a row",
+        "Postgres's CPU s",
+        "emulator's CPU s",
+        "peak MB",
+        "requests",
+        "429s",
+        "budget",
+    )
     show_table(f"{workload}: {work.rows:,} rows, {latency:g} ms, medians of {len(laps) // len(rows)}", columns, rows)
+
+
+def _cpu_of_ended_backends(server: EmbeddedPostgres) -> float:
+    """Seconds of CPU of every connection that has ended since the server started, from its parent's account."""
+    with psycopg.connect(server.url) as connection:
+        backend = psutil.Process(connection.info.backend_pid)
+        times = backend.parent().cpu_times()  # type: ignore[union-attr]
+    return times.children_user + times.children_system
 
 
 def _versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from datetime import timedelta
 
 from metronome_pipeline.clock import SYSTEM_CLOCK
@@ -17,7 +16,7 @@ from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.accounts import Pair, known_customers
 from metronome_pipeline.storage.database import Database
 from metronome_pipeline.storage.pace import SharedPacer
-from metronome_pipeline_tests.benchmark.contestants.setting import Setting, run
+from metronome_pipeline_tests.benchmark.contestants.setting import Mark, Setting, mark, run
 from metronome_pipeline_tests.benchmark.imported import prepare
 from metronome_pipeline_tests.benchmark.workload import START
 
@@ -62,7 +61,8 @@ async def _work(setting: Setting, database: Database, pair: Pair) -> None:
         customers = await database.run(lambda connection: known_customers(connection, pair.pair_id))
         slicing = slicing_of(["region"]) if workload.groups else UNGROUPED
         metrics = [BilledMetric(metric_id, "Metric", "SUM", slicing) for metric_id in workload.metric_ids()]
-        async for _ in synchroniser.run(Due(customers, metrics), Window(START, workload.end)):
+        own = customers[setting.part :: setting.parts]
+        async for _ in synchroniser.run(Due(own, metrics), Window(START, workload.end)):
             pass
 
 
@@ -70,10 +70,10 @@ async def _nobody() -> None:
     """Every customer stands in Solvimon already."""
 
 
-def _main(setting: Setting) -> float:
+def _main(setting: Setting) -> Mark:
     with Database(setting.database_url) as database:
         pair = prepare(database, setting)
-        began = time.monotonic()
+        began = mark()
         asyncio.run(_work(setting, database, pair))
         return began
 

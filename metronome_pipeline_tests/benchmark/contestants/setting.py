@@ -12,14 +12,15 @@ from metronome_pipeline_tests.benchmark.workload import WORKLOADS, Workload
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the emulator and an empty database are, and what is asked for."""
+    """Where the emulator and an empty database are, and what is asked for: all customers, or one of several parts."""
 
     metronome: str
     solvimon: str
     database_url: str
     workload_name: str
     per_second: float = 0.0
-    repeat: bool = False
+    part: int = 0
+    parts: int = 1
 
     @property
     def workload(self) -> Workload:
@@ -27,19 +28,29 @@ class Setting:
         return WORKLOADS[self.workload_name]
 
 
-def run(work: Callable[[Setting], float | None]) -> None:
-    """Does the work of one process and prints its cost as JSON.
+@dataclass(frozen=True)
+class Mark:
+    """A moment of this process: on the clock, and by the CPU that it and its children have used."""
 
-    ``work`` may return the ``time.monotonic()`` at which its preparations ended.
-    """
-    setting = Setting(**json.loads(sys.argv[1]))
-    before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
-    prepared = work(setting)
-    ended, after = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+    seconds: float
+    cpu_seconds: float
+
+
+def mark() -> Mark:
+    """Now."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return Mark(time.monotonic(), sum(each.ru_utime + each.ru_stime for each in used))
+
+
+def run(work: Callable[[Setting], Mark | None]) -> None:
+    """Does the work of one process and prints its cost as JSON. ``work`` may return when its preparations ended."""
+    setting, began = Setting(**json.loads(sys.argv[1])), mark()
+    began, ended = work(setting) or began, mark()
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cost = {
-        "seconds": ended - (prepared or began),
-        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "peak_megabytes": after.ru_maxrss / 1024,
+        "seconds": ended.seconds - began.seconds,
+        "cpu_seconds": ended.cpu_seconds - began.cpu_seconds,
+        "peak_megabytes": max(peaks) / 1024,
     }
     sys.stdout.write(json.dumps(cost) + "\n")
 
