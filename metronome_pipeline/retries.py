@@ -106,9 +106,10 @@ class Setback:
 def judge(status: int, headers: Mapping[str, str], content: bytes, *, keyed: bool, now: datetime) -> Setback:
     """What an answer other than 2xx means.
 
-    408, 425, 429 and 5xx are worth another attempt. Solvimon's idempotency rules (its notes, 1.4) bind requests with an
-    Idempotency-Key: 422 IDEMPOTENCY_CHECK_FAILED says that the first one is still at work, and a 500 is repeated only
-    with ``Idempotency-Retryable: true``. 429, 425 and the other 4xx say that nothing was done; 408 and 5xx do not.
+    408, 425, 429, 5xx and what is no answer at all (101) are worth another attempt. Solvimon's idempotency rules (its
+    notes, 1.4) bind requests with an Idempotency-Key: 422 IDEMPOTENCY_CHECK_FAILED says that the first one is still at
+    work, and a 500 is repeated only with ``Idempotency-Retryable: true``. 429, 425 and the other 4xx say that nothing
+    was done; 408 and 5xx do not.
 
     Args:
         status: The HTTP status, not 2xx.
@@ -128,8 +129,8 @@ def judge(status: int, headers: Mapping[str, str], content: bytes, *, keyed: boo
     if status >= 500:
         final = keyed and status == 500 and headers.get("idempotency-retryable", "").strip().lower() != "true"
         return setback(Unavailable, transient=not final, in_doubt=True)
-    if status in (408, 425):
-        return setback(Unavailable, transient=True, in_doubt=status == 408)
+    if status in (408, 425) or status < 200:
+        return setback(Unavailable, transient=True, in_doubt=status != 425)
     if keyed and status == 422 and body.code == IDEMPOTENCY_CODE:
         return setback(Unavailable, transient=True, in_doubt=True)
     if status == 429:

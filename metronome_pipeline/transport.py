@@ -16,13 +16,15 @@ import ssl
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, cast
 
 from metronome_pipeline.errors import Malformed, Unavailable, quoted
 from metronome_pipeline.retries import ErrorBody, Setback
 from metronome_pipeline.wire import NotAsPromised
 
 if TYPE_CHECKING:
+    import aiohttp
     import httpx
 
 MOST_BYTES = 32 * 1024 * 1024
@@ -63,7 +65,8 @@ def open_client(
 ) -> httpx.AsyncClient:
     """A client over ``transport``, which it closes; None opens connections of its own, over aiohttp.
 
-    Redirects are not followed, and the environment's ``.netrc`` is not read: it would replace our Authorization.
+    Redirects are not followed, and the environment's ``.netrc`` is not read: it would replace our Authorization. No
+    cookie is kept: they would grow with every answer, until a request is too large to be taken.
     """
     import httpx  # noqa: PLC0415 - 0.1 s that loading the definitions need not take
 
@@ -71,20 +74,49 @@ def open_client(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     timeout = httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds), pool=None)
     carrier = transport or _aiohttp_transport(connections)
-    return httpx.AsyncClient(transport=carrier, headers=dict(headers), timeout=timeout, trust_env=False)
+    cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    return httpx.AsyncClient(
+        transport=carrier, headers=dict(headers), timeout=timeout, cookies=cookies, trust_env=False
+    )
 
 
 def _aiohttp_transport(connections: int) -> httpx.AsyncBaseTransport:
     """Connections over aiohttp: measured at three to five times the requests a second of httpx's own transport."""
-    import httpx  # noqa: PLC0415
     from httpx_aiohttp import AiohttpTransport  # noqa: PLC0415
 
-    limits = httpx.Limits(
-        max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=_KEEP_ALIVE_SECONDS
-    )
     trusted = _trusted(os.getenv("SSL_CERT_FILE"), os.getenv("SSL_CERT_DIR"))
-    transport: httpx.AsyncBaseTransport = AiohttpTransport(limits=limits, verify=trusted)
+    transport: httpx.AsyncBaseTransport = AiohttpTransport(
+        verify=trusted, client=functools.partial(_aiohttp_session, connections, trusted)
+    )
     return transport
+
+
+def _aiohttp_session(connections: int, trusted: ssl.SSLContext) -> aiohttp.ClientSession:
+    """What the transport opens with its first request, in the loop that it is used in."""
+    import aiohttp  # noqa: PLC0415
+
+    connector = _connector()(limit=connections, keepalive_timeout=_KEEP_ALIVE_SECONDS, ssl=trusted)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+
+@functools.cache
+def _connector() -> type[aiohttp.TCPConnector]:
+    """Connections that are used again only when nothing came on them meanwhile.
+
+    What a server or a proxy says on an idle connection (a late answer, a 408 before it hangs up) is otherwise taken for
+    the answer to the next request.
+    """
+    import aiohttp  # noqa: PLC0415
+
+    class QuietConnector(aiohttp.TCPConnector):
+        async def _get(self, key: Any, traces: Any) -> Any:
+            idle = self._conns.get(key, ())
+            for waiting in [each for each in idle if each[0].should_close]:
+                self._conns[key].remove(waiting)
+                waiting[0].close()
+            return await super()._get(key, traces)
+
+    return QuietConnector
 
 
 @functools.cache

@@ -4,6 +4,8 @@ Here: pure functions from bytes. Not here: which fields a record has (the ``reco
 """
 
 import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeVar
 
@@ -15,6 +17,7 @@ MOST_DIGITS = 100
 """Digits of a number, written plainly, that pass: more is a mistake or an attack (1e999999999 is 11 bytes long)."""
 
 UNSTORABLE = "holds a NUL character or a lone surrogate, which Postgres cannot store"
+BEYOND = "is an instant before the year 1 or after 9999 in UTC"
 
 _JSON_NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]+))?(?:[eE]([+-]?)0*([0-9]+))?")
 _EXPONENT_DIGITS = 4
@@ -25,6 +28,7 @@ _SURROGATES = re.compile(
     rb"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"  # a surrogate alone
     rb"|\\."  # any other escape, consumed so that the second of two backslashes starts none
 )
+_UNSTORABLE = re.compile(_SURROGATES.pattern.replace(rb"|(", rb"|(\\u0000|", 1))
 _NUL_ESCAPE = b"\\u0000"
 
 
@@ -91,6 +95,16 @@ def decoded(decoder: msgspec.json.Decoder[T], content: bytes) -> T:
         return decoder.decode(repaired)
 
 
+def visible(content: bytes) -> bytes:
+    r"""JSON in whose texts NUL characters and lone surrogates are spelled out, ``\u0000`` as six characters.
+
+    For answers of which each part is kept as it comes, where a record cannot be refused by its name.
+    """
+    if b"\\u" not in content:
+        return content
+    return _UNSTORABLE.sub(lambda found: b"\\" + found[1] if found[1] else found[0], content)
+
+
 def unstorable_field(raw: bytes) -> str | None:
     """The path of the first text in a JSON value that Postgres cannot store; None when there is none.
 
@@ -115,6 +129,41 @@ def _path_to_nul(value: object, path: str) -> str | None:
             if found:
                 return found
     return None
+
+
+def in_utc(instant: datetime) -> datetime:
+    """The same instant in UTC. One without an offset is taken as UTC already, whatever this machine's own zone is.
+
+    Raises:
+        OverflowError: There it lies before the year 1 or after 9999, which neither Python nor psycopg can hold.
+    """
+    if instant.tzinfo is UTC:
+        return instant
+    return instant.replace(tzinfo=UTC) if instant.utcoffset() is None else instant.astimezone(UTC)
+
+
+def field_beyond(record: object) -> str | None:
+    """The path of the first instant in a record that UTC cannot hold; None when there is none.
+
+    Postgres would store it, and psycopg could not read it back.
+    """
+    path = _path_beyond(record)
+    return path if path is None else path.lstrip(".")
+
+
+def _path_beyond(value: object) -> str | None:
+    if isinstance(value, datetime):
+        try:
+            in_utc(value)
+        except OverflowError:
+            return ""
+        return None
+    parts: Iterable[tuple[str, object]] = ()
+    if isinstance(value, msgspec.Struct):
+        parts = ((f".{name}", getattr(value, name)) for name in value.__struct_fields__)
+    elif isinstance(value, tuple):
+        parts = ((f"[{index}]", inner) for index, inner in enumerate(value))
+    return next((place + found for place, inner in parts if (found := _path_beyond(inner)) is not None), None)
 
 
 _PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)

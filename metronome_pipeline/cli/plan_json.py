@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from metronome_pipeline.cli.terminal import plain
 from metronome_pipeline.ledger.proposals import Proposal
 from metronome_pipeline.rehearsal.estimate import Estimate
 from metronome_pipeline.rehearsal.imports import ImportPlan
@@ -86,7 +87,7 @@ def _difference(difference: Difference) -> dict[str, Any]:
 
 
 def _text(told: Any) -> str:
-    return json.dumps(told, default=_plain, ensure_ascii=False, indent=2)
+    return plain(json.dumps(told, default=_plain, ensure_ascii=False, indent=2))
 
 
 def _plain(value: object) -> str:

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import click
 
-from metronome_pipeline.cli.terminal import show_table
+from metronome_pipeline.cli.terminal import plain, show_table
 from metronome_pipeline.ledger.proposals import Proposal
 from metronome_pipeline.ledger.read import Window
 from metronome_pipeline.mapping.usage import exact_sum
@@ -59,7 +59,7 @@ def show_usage(plan: UsagePlan, events: Sequence[tuple[What, Proposal]], prices:
     _show_brakes(plan)
     _show_unread(plan)
     if plan.new_customers:
-        click.echo(f"Created in Solvimon first: {', '.join(plan.new_customers)}.")
+        click.echo(plain(f"Created in Solvimon first: {', '.join(plan.new_customers)}."))
     if prices is not None:
         _show_prices(due, prices)
     _show_requests(plan.requests)

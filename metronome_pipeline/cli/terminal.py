@@ -4,6 +4,7 @@ Here: the terminal. Not here: what is told on it.
 """
 
 import getpass
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,13 +24,26 @@ STOPPED = 130
 _WIDTH_OF_A_FILE = 200
 
 
-class Failed(click.ClickException):
+# What a terminal obeys instead of showing it: control characters but for tabs and line breaks, and what turns the
+# direction of all the text that follows. A customer may be called so. Marks and joiners within words stay.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class _Last(click.ClickException):
+    """A command's last words."""
+
+    def format_message(self) -> str:
+        """What is shown."""
+        return plain(self.message)
+
+
+class Failed(_Last):
     """Something was done and did not turn out well, or could not be done. Exit status 1."""
 
     exit_code = 1
 
 
-class WrongUse(click.ClickException):
+class WrongUse(_Last):
     """The command cannot mean that, or a setting is missing or wrong. Exit status 2."""
 
     exit_code = 2
@@ -42,7 +56,12 @@ def example(*commands: str) -> str:
 
 def say(text: str) -> None:
     """One line of progress, on stderr: stdout is for results."""
-    click.echo(text, err=True)
+    click.echo(plain(text), err=True)
+
+
+def plain(text: str) -> str:
+    r"""Text that a terminal shows and does not obey: what it would obey becomes ``\u001b``, as JSON may write it."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, last: int = 0) -> None:
@@ -53,7 +72,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     from rich.text import Text  # noqa: PLC0415
 
     cells = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=Text(plain(title), "bold"), title_justify="left", box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         numeric = any(isinstance(row[number], int | Decimal) for row in cells)
         # Names and messages fold onto further lines; nothing is ever cut off.
@@ -61,7 +80,9 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     for number, row in enumerate(cells):
         total = number >= len(cells) - last
         style = "bold" if total else None
-        table.add_row(*(Text(shown(cell)) for cell in row), style=style, end_section=number == len(cells) - last - 1)
+        table.add_row(
+            *(Text(plain(shown(cell))) for cell in row), style=style, end_section=number == len(cells) - last - 1
+        )
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH_OF_A_FILE)

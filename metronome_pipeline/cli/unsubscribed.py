@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from metronome_pipeline.cli.terminal import Failed, WrongUse, example, say, show_table
+from metronome_pipeline.cli.terminal import Failed, WrongUse, example, plain, say, show_table
 
 if TYPE_CHECKING:
     from metronome_pipeline.settings import Settings
@@ -49,7 +49,7 @@ def command(month: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's
     settings = Settings.from_environment()
     found, requests = asyncio.run(_find(settings, month))
     if as_json:
-        click.echo(json.dumps(as_object(found, month), ensure_ascii=False, indent=2))
+        click.echo(plain(json.dumps(as_object(found, month), ensure_ascii=False, indent=2)))
     elif found.customers:
         show_unmatched(f"Usage that no subscription bills: {found.events:,} events", found)
     else:

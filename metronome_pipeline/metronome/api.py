@@ -30,11 +30,21 @@ from metronome_pipeline.metronome.records import (
     WindowSize,
 )
 from metronome_pipeline.metronome.writing import WriteCalls
+from metronome_pipeline.wire import NotAsPromised
 
 P = TypeVar("P")
+R = TypeVar("R", Customer, BillableMetric, Product)
 
 LARGEST_PAGE = "100"
 MOST_PAGES = 1_000_000
+"""Of any walk: groups of a week by hour are 100,000 an hour then."""
+MOST_LIST_PAGES = 20_000
+MOST_LIST_BYTES = 2 * 1024**3
+"""Of a list of customers, metrics or products, which is kept in memory: 2,000,000 records of a kilobyte. An account
+with more could not be read anyway: at 8 requests a second, one request for each customer takes three days."""
+MOST_IDLE_PAGES = 1_000
+"""Pages in a row that bring nothing new, of a walk that says that there is more."""
+_LONGEST_CURSOR = 16 * 1024
 MOST_FILTER_VALUES = 200
 
 
@@ -51,7 +61,7 @@ class MetronomeApi(WriteCalls):
         Walk the active ones first: a customer archived between the two walks is then in both, and not in neither.
         """
         params = {"limit": LARGEST_PAGE, **({"only_archived": "true"} if archived else {})}
-        return self._walk("GET", "/v1/customers", partial(read_list, Customer), params)
+        return self._list("GET", "/v1/customers", Customer, params)
 
     async def customer(self, customer_id: str) -> Customer:
         """One customer, archived or not. ``Refused`` with status 404 when this environment has none."""
@@ -63,7 +73,7 @@ class MetronomeApi(WriteCalls):
     def billable_metrics(self) -> AsyncIterator[Page[BillableMetric]]:
         """Every billable metric, archived ones too: a live product may still meter by one."""
         params = {"limit": LARGEST_PAGE, "include_archived": "true"}
-        return self._walk("GET", "/v1/billable-metrics", partial(read_list, BillableMetric), params)
+        return self._list("GET", "/v1/billable-metrics", BillableMetric, params)
 
     async def billable_metric(self, metric_id: str) -> BillableMetric:
         """One billable metric. ``Refused`` with status 404 when this environment has none."""
@@ -75,7 +85,7 @@ class MetronomeApi(WriteCalls):
         """Every product, archived ones too: rate cards keep using them."""
         body = msgspec.json.encode({"archive_filter": "ALL"})
         path = "/v1/contract-pricing/products/list"
-        return self._walk("POST", path, partial(read_list, Product), {"limit": LARGEST_PAGE}, body)
+        return self._list("POST", path, Product, {"limit": LARGEST_PAGE}, body)
 
     async def product(self, product_id: str) -> Product:
         """One product. ``Refused`` with status 404 when this environment has none."""
@@ -110,7 +120,9 @@ class MetronomeApi(WriteCalls):
             "billable_metrics": [{"id": metric_id} for metric_id in metric_ids],
         }
         decode = partial(read_usage, bounds=bounds, customer_id=customer_id, metric_ids=frozenset(metric_ids))
-        return self._walk("POST", "/v1/usage", decode, {}, msgspec.json.encode(body))
+        # A page that is not empty holds one of the windows that were asked for at least.
+        most = MOST_IDLE_PAGES + len(metric_ids) * bounds.windows
+        return self._walk("POST", "/v1/usage", decode, {}, msgspec.json.encode(body), is_new=bool, most_pages=most)
 
     def grouped_usage(
         self,
@@ -147,7 +159,15 @@ class MetronomeApi(WriteCalls):
             **({"group_filters": filters} if filters else {}),
         }
         decode = partial(read_grouped_usage, bounds=bounds, group_key=tuple(group_key))
-        return self._walk("POST", "/v1/usage/groups", decode, {"limit": LARGEST_PAGE}, msgspec.json.encode(body))
+        encoded = msgspec.json.encode(body)
+        return self._walk(
+            "POST",
+            "/v1/usage/groups",
+            decode,
+            {"limit": LARGEST_PAGE},
+            encoded,
+            is_new=lambda page: bool(page.rows or page.refused),
+        )
 
     async def search_events(self, transaction_ids: Sequence[str]) -> tuple[SearchedEvent, ...]:
         """Raw events by transaction id, of the last 34 days. Heavily rate limited: for finding faults, not for work."""
@@ -184,7 +204,29 @@ class MetronomeApi(WriteCalls):
             if cursor in seen:
                 raise self._repeated(endpoint)
             seen.add(cursor)
-        raise self._endless(endpoint)
+        raise self._incomplete(endpoint, f"has more than {self._most_pages:,} pages")
+
+    def _list(
+        self, method: str, path: str, kind: type[R], params: Mapping[str, str], body: bytes | None = None
+    ) -> AsyncIterator[Page[R]]:
+        """Every page of a list of records, none of them larger altogether than memory should hold."""
+        ids: set[str] = set()
+        room = MOST_LIST_BYTES
+
+        def decode(content: bytes) -> tuple[Page[R], str | None]:
+            nonlocal room
+            room -= len(content)
+            if room < 0:
+                raise NotAsPromised("data", f"is over {MOST_LIST_BYTES:,} bytes long, all pages together")
+            return read_list(kind, content)
+
+        def is_new(page: Page[R]) -> bool:
+            before = len(ids)
+            ids.update(record.id for record in page.records)
+            ids.update(refusal.record_id for refusal in page.refused)
+            return len(ids) > before
+
+        return self._walk(method, path, decode, params, body, is_new=is_new, most_pages=MOST_LIST_PAGES)
 
     async def _walk(
         self,
@@ -193,27 +235,39 @@ class MetronomeApi(WriteCalls):
         decode: Callable[[bytes], tuple[P, str | None]],
         params: Mapping[str, str],
         body: bytes | None = None,
+        *,
+        is_new: Callable[[P], bool],
+        most_pages: int = MOST_PAGES,
     ) -> AsyncIterator[P]:
-        """Every page of a list. The cursor goes into the query, also of a POST; the body is sent again unchanged."""
-        endpoint, cursor = f"{method} {path}", None
+        """Every page of a list. The cursor goes into the query, also of a POST; the body is sent again unchanged.
+
+        A list without end fails in the end, and soon when its pages bring nothing new: it is never cut short.
+        """
+        endpoint, cursor, idle = f"{method} {path}", None, 0
         seen: set[str] = set()
-        for _ in range(self._most_pages):
+        most = min(most_pages, self._most_pages)
+        for _ in range(most):
             asked = {**params, **({"next_page": cursor} if cursor else {})}
             page, cursor = await self.http.send(endpoint, method, path, params=asked, body=body, decode=decode)
+            idle = 0 if is_new(page) else idle + 1
             yield page
             if cursor is None:
                 return
             if cursor in seen:
                 raise self._repeated(endpoint)
+            if len(cursor) > _LONGEST_CURSOR:
+                raise self._incomplete(endpoint, f"gave a cursor of over {_LONGEST_CURSOR:,} characters")
+            if idle >= MOST_IDLE_PAGES:
+                raise self._incomplete(endpoint, f"gave {idle:,} pages in a row with nothing new")
             seen.add(cursor)
-        raise self._endless(endpoint)
+        raise self._incomplete(endpoint, f"has more than {most:,} pages")
 
     def _repeated(self, endpoint: str) -> CursorRepeated:
         sentence = f"Metronome's {endpoint} came back to a page that it had already given: the walk is not complete."
         return CursorRepeated(f"{sentence} Run it again.", system="Metronome", endpoint=endpoint, field="next_page")
 
-    def _endless(self, endpoint: str) -> Malformed:
-        sentence = f"Metronome's {endpoint} has more than {self._most_pages:,} pages: the walk is not complete."
+    def _incomplete(self, endpoint: str, why: str) -> Malformed:
+        sentence = f"Metronome's {endpoint} {why}: the walk is not complete."
         return Malformed(sentence, system="Metronome", endpoint=endpoint, field="next_page")
 
 

@@ -9,7 +9,7 @@ Here: functions from the bytes of an answer. Not here: the shapes (``records.py`
 import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -35,16 +35,24 @@ from metronome_pipeline.metronome.records import (
     Usage,
 )
 from metronome_pipeline.wire import (
+    BEYOND,
     UNSTORABLE,
     NotAsPromised,
     decoded,
     exact_number,
     field_and_reason,
+    field_beyond,
+    in_utc,
     unstorable_field,
+    visible,
 )
 
 R = TypeVar("R")
 
+_LONGEST_FIELD = 200
+"""Characters of a field's path in a refusal: the keys in it are the other side's."""
+_LONGEST_GROUP_VALUE = 4_096
+"""Characters of a group value. Metronome takes property values of at most 256 bytes (its notes, section 9)."""
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -166,13 +174,17 @@ def _read_record(kind: type[R], raw: bytes, place: str) -> R | Refusal:
     name = quoted(record_id, 100)
     unstorable = unstorable_field(raw)
     if unstorable:
-        return Refusal(name, unstorable, UNSTORABLE)
+        return Refusal(name, quoted(unstorable, _LONGEST_FIELD), UNSTORABLE)
     if kind is not AuditLog and not _UUID.fullmatch(record_id):
         return Refusal(name, "id", "is not a lower-case UUID")
     try:
         record = decoded(_SHAPES[kind], raw)
     except msgspec.ValidationError as error:
-        return Refusal(name, *field_and_reason(error))
+        field, reason = field_and_reason(error)
+        return Refusal(name, quoted(field, _LONGEST_FIELD), quoted(reason))
+    beyond = field_beyond(record)
+    if beyond:
+        return Refusal(name, beyond, BEYOND)
     checked: R = _metric(record) if kind is BillableMetric else record
     return checked
 
@@ -203,10 +215,7 @@ def read_usage(
     envelope = decoded(_USAGE, content)
     rows = []
     for index, row in enumerate(envelope.data):
-        start, end = _utc(row.start_timestamp), _utc(row.end_timestamp)
-        fault = bounds.fault_of(start, end)
-        if fault:
-            raise NotAsPromised(f"data[{index}]", f"{fault} ({start.isoformat()} to {end.isoformat()})")
+        start, end = _window(row.start_timestamp, row.end_timestamp, bounds, index)
         if row.customer_id != customer_id:
             raise NotAsPromised(f"data[{index}].customer_id", f"is {quoted(row.customer_id, 60)}: not asked for")
         if row.billable_metric_id not in metric_ids:
@@ -229,23 +238,25 @@ def read_grouped_usage(content: bytes, bounds: Bounds, group_key: Sequence[str])
     envelope = decoded(_GROUPS, content)
     page = GroupedUsagePage([], [])
     for index, row in enumerate(envelope.data):
-        start, end = _utc(row.starting_on), _utc(row.ending_before)
-        fault = bounds.fault_of(start, end)
-        if fault:
-            raise NotAsPromised(f"data[{index}]", f"{fault} ({start.isoformat()} to {end.isoformat()})")
+        start, end = _window(row.starting_on, row.ending_before, bounds, index)
         group = _group(row, index, group_key)
         usage = GroupedUsage(start, end, group, _value(row.value, index, start, group))
-        unstorable = next((key for key, value in group.items() if value and "\0" in value), None)
+        unstorable = next(((key, why) for key, value in group.items() if (why := _fault_of_group(value))), None)
         if unstorable is None:
             page.rows.append(usage)
         else:
-            page.refused.append(Refusal(quoted(f"{start.isoformat()} {group}", 200), f"group.{unstorable}", UNSTORABLE))
+            key, why = unstorable
+            page.refused.append(Refusal(quoted(f"{start.isoformat()} {group}", 200), f"group.{key}", why))
     return page, envelope.next_page or None
 
 
 def read_events(content: bytes) -> tuple[SearchedEvent, ...]:
     """The answer of ``POST /v1/events/search``: a bare array."""
-    return decoded(_EVENTS, content)
+    events = decoded(_EVENTS, visible(content))
+    beyond = field_beyond(events)
+    if beyond:
+        raise NotAsPromised(beyond, BEYOND)
+    return events
 
 
 def read_id(content: bytes) -> str:
@@ -274,6 +285,13 @@ def _group(row: _GroupRow, index: int, group_key: Sequence[str]) -> dict[str, st
     return {key: told.get(key) for key in group_key}
 
 
+def _fault_of_group(value: str | None) -> str | None:
+    if not value:
+        return None
+    too_long = len(value) > _LONGEST_GROUP_VALUE
+    return UNSTORABLE if "\0" in value else f"is over {_LONGEST_GROUP_VALUE:,} characters long" if too_long else None
+
+
 def _value(raw: Raw, index: int, *record: object) -> Decimal | None:
     try:
         return exact_number(bytes(raw))
@@ -282,5 +300,13 @@ def _value(raw: Raw, index: int, *record: object) -> Decimal | None:
         raise NotAsPromised(f"data[{index}].value", f"{error} ({quoted(named, 200)})") from None
 
 
-def _utc(instant: datetime) -> datetime:
-    return instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+def _window(start: datetime, end: datetime, bounds: Bounds, index: int) -> tuple[datetime, datetime]:
+    """A row's window in UTC, which is one that was asked for."""
+    try:
+        first, last = in_utc(start), in_utc(end)
+        fault = bounds.fault_of(first, last)
+    except OverflowError:
+        first, last, fault = start, end, BEYOND
+    if fault:
+        raise NotAsPromised(f"data[{index}]", f"{fault} ({first.isoformat()} to {last.isoformat()})")
+    return first, last

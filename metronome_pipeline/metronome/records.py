@@ -247,6 +247,12 @@ class Bounds:
         if self.ending_before - self.starting_on < timedelta(days=1):
             raise ValueError(f"ending_before is {self.ending_before.isoformat()}: at least a day after starting_on.")
 
+    @property
+    def windows(self) -> int:
+        """How many windows of one customer and metric there are at most."""
+        length = _LENGTHS.get(self.window_size)
+        return -(-(self.ending_before - self.starting_on) // length) if length else 1
+
     def fault_of(self, start: datetime, end: datetime) -> str | None:
         """What is wrong with a window that came back; None when it was asked for."""
         if start < self.starting_on or end > self.ending_before or end <= start:

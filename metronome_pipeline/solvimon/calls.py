@@ -15,13 +15,14 @@ from msgspec import Raw, Struct
 
 from metronome_pipeline.errors import CursorRepeated, Malformed, Refused
 from metronome_pipeline.http import Http
-from metronome_pipeline.wire import NotAsPromised, decoded
+from metronome_pipeline.wire import NotAsPromised, decoded, visible
 
 R = TypeVar("R")
 
 PAGE_SIZE = 50
 """The documented default, so surely granted: a larger page might be cut without a word."""
 MOST_PAGES = 1_000_000
+_LONGEST_ID = 256
 
 _NOT_FOUND = frozenset({"RESOURCE_NOT_FOUND", "RESOURCES_NOT_FOUND"})
 
@@ -51,6 +52,9 @@ Stored = TypeVar("Stored", bound=HasId)
 class Endpoint(Generic[R]):
     """A kind of resource: its collection's path, its ``object_type``, and how its JSON is read."""
 
+    most_pages = 20_000
+    """Of a list, which is kept in memory: a million customers."""
+
     def __init__(self, path: str, object_type: str, shape: type[R]) -> None:
         self.path = path
         self.object_type = object_type
@@ -58,7 +62,9 @@ class Endpoint(Generic[R]):
 
     def read(self, content: bytes) -> R:
         """One resource."""
-        return decoded(self._decoder, content)
+        record = decoded(self._decoder, visible(content))
+        check_id(getattr(record, "id", None))
+        return record
 
     def read_page(self, content: bytes) -> tuple[list[R], int | None]:
         """One page of a list, and how many pages there are where the API tells."""
@@ -71,6 +77,8 @@ class Endpoint(Generic[R]):
             return self.read(bytes(raw))
         except msgspec.ValidationError as error:
             raise NotAsPromised(place, str(error)) from None
+        except NotAsPromised as error:
+            raise NotAsPromised(f"{place}.{error.field}", error.reason) from None
 
 
 class _Page(Struct, frozen=True):
@@ -181,7 +189,8 @@ class Calls:
         """
         endpoint = f"{method} {path}"
         seen: set[str] = set()
-        for number in range(1, self._most_pages + 1):
+        most = min(kind.most_pages, self._most_pages)
+        for number in range(1, most + 1):
             asked = {**params, "page": str(number), "limit": str(PAGE_SIZE)}
             rows, total = await self.http.send(endpoint, method, path, params=asked, body=body, decode=kind.read_page)
             fresh = list(_new(rows, seen))
@@ -189,12 +198,12 @@ class Calls:
                 yield fresh
             if total is not None and number >= total:
                 return
-            if rows and not fresh and total is not None:
+            if not fresh and total is not None:
                 sentence = f"Solvimon's {endpoint} gave page {number} of {total} with nothing new: it is not complete."
                 raise CursorRepeated(sentence, system="Solvimon", endpoint=endpoint, field="page")
             if not fresh:
                 return
-        sentence = f"Solvimon's {endpoint} has more than {self._most_pages:,} pages: the walk is not complete."
+        sentence = f"Solvimon's {endpoint} has more than {most:,} pages: the walk is not complete."
         raise Malformed(sentence, system="Solvimon", endpoint=endpoint, field="page")
 
 
@@ -209,6 +218,16 @@ def _new(rows: Sequence[Stored], seen: set[str]) -> Iterator[Stored]:
         if row.id not in seen:
             seen.add(row.id)
             yield row
+
+
+def check_id(given: str | None) -> None:
+    """Passes an id that can be asked for by a path.
+
+    Raises:
+        NotAsPromised: It can not: nothing of the kind is an id of Solvimon's.
+    """
+    if given is not None and (not given.strip(".") or len(given) > _LONGEST_ID):
+        raise NotAsPromised("id", f"is empty, of dots alone, or over {_LONGEST_ID} characters long")
 
 
 def path_segment(id_or_reference: str) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 from msgspec import Raw, Struct
 
-from metronome_pipeline.solvimon.calls import Calls, Endpoint, path_segment
+from metronome_pipeline.solvimon.calls import MOST_PAGES, Calls, Endpoint, check_id, path_segment
 from metronome_pipeline.solvimon.money import CostPrediction
 from metronome_pipeline.solvimon.records import (
     Echo,
@@ -23,7 +23,7 @@ from metronome_pipeline.solvimon.records import (
     ProcessedDetails,
 )
 from metronome_pipeline.solvimon.requests import UsageEvent, event_body, events_body
-from metronome_pipeline.wire import NotAsPromised, decoded, field_and_reason
+from metronome_pipeline.wire import BEYOND, NotAsPromised, decoded, field_and_reason, in_utc, visible
 
 
 class _ValueBody(Struct, frozen=True, kw_only=True):
@@ -52,13 +52,16 @@ class _EventBody(Struct, frozen=True, kw_only=True):
 class StoredEvents(Endpoint[MeterData]):
     """Events under a path. Their bodies are read into another shape."""
 
+    most_pages = MOST_PAGES
+
     def __init__(self, path: str) -> None:
         super().__init__(path, "METER_DATA", MeterData)
         self._bodies = msgspec.json.Decoder(_EventBody)
 
     def read(self, content: bytes) -> MeterData:
         """One stored event."""
-        body = decoded(self._bodies, content)
+        body = decoded(self._bodies, visible(content))
+        check_id(body.id)
         values = (
             EventValue(id=value.id, reference=value.reference, number=_text(bytes(value.number)))
             for value in body.meter_values or ()
@@ -70,7 +73,7 @@ class StoredEvents(Endpoint[MeterData]):
             customer_reference=body.customer_reference,
             meter_id=body.meter_id,
             meter_reference=body.meter_reference,
-            timestamp=body.timestamp,
+            timestamp=_instant(body.timestamp),
             created_at=body.created_at,
             meter_values=tuple(values),
             meter_properties=body.meter_properties or (),
@@ -165,10 +168,18 @@ def _read_batch(content: bytes, key: str) -> list[Echo]:
     if key not in body:
         raise NotAsPromised(key, "is missing")
     try:
-        return decoded(_ECHOES, bytes(body[key]))
+        return decoded(_ECHOES, visible(bytes(body[key])))
     except msgspec.ValidationError as error:
         field, reason = field_and_reason(error)
         raise NotAsPromised(f"{key}{field}" if field.startswith("[") else key, reason) from None
+
+
+def _instant(moment: datetime | None) -> datetime | None:
+    """An event's time in UTC. Without an offset it is UTC's: that of this machine would move the event."""
+    try:
+        return moment and in_utc(moment)
+    except OverflowError:
+        raise NotAsPromised("timestamp", BEYOND) from None
 
 
 def _text(raw: bytes) -> str | None:

@@ -34,9 +34,10 @@ _TRAILER = ".json"
 _BATCH = 5_000
 _LONGEST_CELL = 16 * 1024 * 1024
 
-# A spreadsheet takes a cell that begins so for a formula, and a customer may call itself one. In text cells an
-# apostrophe is put before it, and before one that stands there already, so that it can be taken away again.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+# A spreadsheet takes a cell that begins so for a formula (a Japanese one also in full width), and a customer may call
+# itself one. In text cells an apostrophe is put before it, and before one that stands there already, so that it can be
+# taken away again.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20", "'")
 
 # Numbers are text in Parquet too. They may have 100 digits at any scale (``wire.MOST_DIGITS``), decimal128 has 38 at
 # one scale for the whole column, and the type of a column cannot depend on what a later line will hold. The one type

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from metronome_pipeline.errors import quoted
 from metronome_pipeline.ledger.slicings import note_slicings
 from metronome_pipeline.ledger.synchronise import Due
 from metronome_pipeline.mapping.usage import (
@@ -41,6 +42,22 @@ class RefusedMetric:
     metric_id: str
     name: str
     reason: str
+
+    def sentence(self, done: str) -> str:
+        """For the log, which ends in a terminal: one line, with what is others' quoted and cut. ``done``: "sent"."""
+        name, reason = quoted(self.name, 100), quoted(self.reason, 1_000)
+        return f"Usage of metric {name} ({self.metric_id}) is not {done}. {reason}"
+
+
+def destinations(settings: Settings) -> list[dg.AssetKey]:
+    """The usage events of the workflows that are on.
+
+    What depends on all events depends on these alone: Dagster calls an asset out of date, and asks whoever launches it
+    whether they are sure, while anything that it depends on was never materialized.
+    """
+    periods = PERIOD_TO_DATE in settings.metric_calculations.values()
+    names = ["usage_events"] + ["grouped_usage_events"] * settings.grouped_usage_enabled
+    return [dg.AssetKey(["solvimon", name]) for name in names + ["period_usage_events"] * periods]
 
 
 async def due_usage(session: Session, settings: Settings, *, grouped: bool) -> tuple[Due, list[RefusedMetric]]:

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import dagster as dg
 
 from metronome_pipeline.concurrency import work_together
-from metronome_pipeline.errors import AlreadyExists, Refused
+from metronome_pipeline.errors import AlreadyExists, Refused, quoted
 from metronome_pipeline.http import RequestCounts
 from metronome_pipeline.metronome.records import Page, Refusal
 from metronome_pipeline.metronome.resource import MetronomeResource
@@ -39,6 +39,9 @@ Imported = TypeVar("Imported", bound=Outcome)
 PREVIEW_ROWS = 20
 LISTED_ROWS = 500
 """Rows of a table of refused or noted records in Dagster. All of them stand in Postgres."""
+
+LONGEST_CELL = 2_000
+"""Characters of a cell of a table in Dagster."""
 
 
 class Incompatible(Exception):
@@ -162,8 +165,8 @@ def check_usable(what: str, reference: str | None, status: str | None) -> None:
 def clash(what: str, reference: str | None, has: str, needs: str) -> Incompatible:
     """Something else stands under a reference that an import needs."""
     return Incompatible(
-        f"A {what} with the reference {reference} exists in Solvimon with {has}, where {needs} is needed. Correct it "
-        "or give it another reference there, then import again."
+        f"A {what} with the reference {reference} exists in Solvimon with {quoted(has, 200)}, where {needs} is needed. "
+        "Correct it or give it another reference there, then import again."
     )
 
 
@@ -196,10 +199,20 @@ def outcome_table(outcomes: Sequence[Outcome]) -> dg.TableMetadataValue:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.TableMetadataValue:
-    """Rows of text as a table in Dagster's UI, which shows every cell as text and runs none of it."""
-    records = [dg.TableRecord({column: str(value) for column, value in zip(columns, row, strict=True)}) for row in rows]
+    """Rows of text as a table in Dagster's UI, which shows every cell as text and runs none of it.
+
+    Long cells are cut: 500 names of a megabyte each would make one event of half a gigabyte.
+    """
+    records = [
+        dg.TableRecord({column: _cell(value) for column, value in zip(columns, row, strict=True)}) for row in rows
+    ]
     schema = dg.TableSchema(columns=[dg.TableColumn(column, "string") for column in columns])
     return dg.TableMetadataValue(records=records, schema=schema)
+
+
+def _cell(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
 
 
 def column_schema(columns: Mapping[str, tuple[str, str]]) -> dg.TableSchema:

@@ -106,9 +106,7 @@ class _Run:
             await read_metrics(session)
             due, refused = await due_usage(session, self.settings, grouped=self.workflow.grouped)
             for metric in refused:
-                self.context.log.warning(
-                    f"Usage of metric {metric.name} ({metric.metric_id}) is not sent. {metric.reason}"
-                )
+                self.context.log.warning(metric.sentence("sent"))
             reports = Reports(self.context, self.workflow)
             reports.tell_start(asked, due)
             unread: list[Unread] = []

@@ -133,9 +133,7 @@ class _Run:
             await read_metrics(session)
             due, refused = await due_period_usage(session, self.settings)
             for metric in refused:
-                self.context.log.warning(
-                    f"Usage of metric {metric.name} ({metric.metric_id}) is not sent. {metric.reason}"
-                )
+                self.context.log.warning(metric.sentence("sent"))
             reports = Reports(self.context, self.workflow)
             days = Days(self.context, self.workflow, asked, closed, self._days_reported())
             unread: list[Unread] = []

@@ -139,7 +139,7 @@ async def _run(
         await read_metrics(session)
         swept, refused = await _whose(session, settings)
         for metric in refused:
-            context.log.warning(f"Usage of metric {metric.name} ({metric.metric_id}) is not swept. {metric.reason}")
+            context.log.warning(metric.sentence("swept"))
         sweep = await _taken_up(context, session, settings, swept, kind)
         if sweep is None:
             return None
