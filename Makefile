@@ -8,10 +8,10 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test bench simulate lint format types lock audit clean
+.PHONY: help demo dev test browser-test bench simulate chaos lint format types lock audit clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 demo: $(READY) ## A month of real usage from Metronome into Solvimon, on this machine alone
 	@$(BIN)/metronome-pipeline demo
@@ -22,6 +22,11 @@ dev: $(READY) ## The same services with Dagster's UI, until Ctrl-C
 test: $(READY) ## Run the tests
 	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
+# UPDATE_PICTURES=1 puts the screenshots into docs/pictures, from where README shows them.
+browser-test: $(READY) ## Use Dagster's UI as a person does, in a headless Chromium (found by name, or CHROMIUM=…)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[browser]"
+	@$(BIN)/python -m pytest -n 0 -x metronome_pipeline_tests/browser/using_the_ui.py
+
 bench: $(READY) ## Measure this project and what people would use instead, side by side
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[benchmark]"
 	@$(BIN)/python -m metronome_pipeline_tests.benchmark
@@ -29,6 +34,10 @@ bench: $(READY) ## Measure this project and what people would use instead, side 
 SEEDS ?= 1000
 simulate: $(READY) ## Simulate SEEDS accounts with faults, crashes and changing usage; a red seed prints its replay
 	@$(BIN)/python -m metronome_pipeline_tests.simulation --seeds $(SEEDS) --processes 2
+
+KILLS ?= 200
+chaos: $(READY) ## Kill KILLS real runs and do worse to what is around them, then do the books; about a quarter of an hour
+	@$(BIN)/python -m metronome_pipeline_tests.chaos --kills $(KILLS)
 
 lint: $(READY) ## Check style and format
 	@$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings, SettingsError
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.resource import StoreResource
+from metronome_pipeline.workflows.billing_health import billing_health_asset
 from metronome_pipeline.workflows.customers import metronome_customers, solvimon_customers
 from metronome_pipeline.workflows.grouped_usage import grouped_usage_assets
 from metronome_pipeline.workflows.meters import metronome_billable_metrics, solvimon_meters
@@ -45,6 +46,7 @@ def build_definitions(settings: Settings, overrides: Mapping[str, Any] | None = 
             period_usage_assets(settings),
             usage_sweep_asset(settings),
             reconciliation_asset(settings),
+            billing_health_asset(settings),
         ],
         jobs=list(all_jobs.values()),
         schedules=schedules(settings, all_jobs),

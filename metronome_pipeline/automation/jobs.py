@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from metronome_pipeline.sweeps.sweeps import SweepKind
+from metronome_pipeline.workflows.billing_health import BILLING_HEALTH
 from metronome_pipeline.workflows.due import Workflow
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
 from metronome_pipeline.workflows.period_usage import PERIOD_USAGE
@@ -57,6 +58,7 @@ def jobs(owners: Sequence[str] = ()) -> Jobs:
         _correct(USAGE, owners),
         _correct(GROUPED_USAGE, owners),
         _reconcile(owners),
+        _billing_health(owners),
         _retire_usage(owners),
     ]
     return {job.name: job for job in made}
@@ -68,6 +70,16 @@ def _reconcile(owners: Sequence[str]) -> Any:
         dg.AssetSelection.assets(RECONCILIATION),
         description="Compare both sides over the chosen days, to the last digit. A range is one run. Nothing is sent.",
         tags={"workflow": "reconciliation"},
+        metadata=shown(owners),
+    )
+
+
+def _billing_health(owners: Sequence[str]) -> Any:
+    return dg.define_asset_job(
+        "billing_health",
+        dg.AssetSelection.assets(BILLING_HEALTH),
+        description="The last 35 days at a glance, from the ledger alone. Neither API is asked anything.",
+        tags={"workflow": "billing_health"},
         metadata=shown(owners),
     )
 

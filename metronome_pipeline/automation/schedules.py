@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from metronome_pipeline.automation.daily import daily_period_usage
+from metronome_pipeline.automation.health import daily_billing_health
 from metronome_pipeline.automation.jobs import Jobs, shown
 from metronome_pipeline.automation.reconciliations import daily_reconciliation
 from metronome_pipeline.automation.retention import daily_retention
@@ -46,6 +47,7 @@ def schedules(settings: Settings, jobs: Jobs) -> list[dg.ScheduleDefinition]:
         *sweep_schedules(settings, jobs),
         daily_reconciliation(settings, jobs["reconcile"]),
         daily_retention(settings, jobs["retire_usage"]),
+        daily_billing_health(settings, jobs["billing_health"]),
     ]
 
 

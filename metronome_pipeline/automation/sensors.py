@@ -33,6 +33,7 @@ CHANGE = "account_change"
 AUDIT_SECONDS = 20.0
 AGAIN_AFTER = timedelta(minutes=15)
 _AUDIT_RETRIES = RetryPolicy(attempts=2, longest_delay=1.0)
+_PIECE = 40
 _FIRST_LOOK = timedelta(days=1)
 _OURS = {"requested_by": "account_changes"}
 _NEVER = "never imported"
@@ -72,11 +73,15 @@ class Findings:
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """What the sensor keeps: the pair, where it is in the pair's audit log, and what it waits to see imported."""
+    """What the sensor keeps: the pair, where it is in the pair's audit log, and what it waits to see imported.
+
+    Metronome's page token is kept in short pieces: Dagster's UI shows the cursor, and cannot break a long word, which
+    pushes the sensor's description off the page.
+    """
 
     pair_id: int
     since: datetime
-    next_page: str | None = None
+    next_page: tuple[str, ...] | str | None = None
     noticed: dict[Kind, Notice] = {}
     looked: bool = False
 
@@ -91,9 +96,13 @@ class Cursor(msgspec.Struct, frozen=True):
 
     def after(self, look: Look, noticed: Mapping[Kind, Notice]) -> "Cursor":
         """The cursor for the next tick."""
-        return Cursor(
-            self.pair_id, max(self.since, look.last_at or self.since), look.next_page, dict(noticed), looked=True
-        )
+        token = look.next_page or ""
+        pieces = tuple(token[start : start + _PIECE] for start in range(0, len(token), _PIECE))
+        return Cursor(self.pair_id, max(self.since, look.last_at or self.since), pieces, dict(noticed), looked=True)
+
+    def text(self) -> str:
+        """As Dagster keeps and shows it, with spaces at which it can be broken."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=0).decode()
 
 
 def sensors(settings: Settings, jobs: Jobs) -> list[dg.SensorDefinition]:
@@ -131,7 +140,7 @@ def sensors(settings: Settings, jobs: Jobs) -> list[dg.SensorDefinition]:
         }
         found = Findings(cursor.pair_id, changes, noticed)
         answer = _request(context.instance, found, numbers, look, now)
-        following = msgspec.json.encode(cursor.after(look, noticed)).decode()
+        following = cursor.after(look, noticed).text()
         if isinstance(answer, dg.SkipReason):
             return dg.SensorResult(skip_reason=answer, cursor=following)
         return dg.SensorResult(run_requests=[answer], cursor=following)
@@ -162,7 +171,11 @@ async def _look(
         pacer=pacer, clock=SYSTEM_CLOCK, random=randomness, run_id="account_changes", policy=_AUDIT_RETRIES
     ) as api:
         return await look_at_audit_log(
-            api, since=cursor.since, next_page=cursor.next_page, allowed=allowed, seconds=AUDIT_SECONDS
+            api,
+            since=cursor.since,
+            next_page="".join(cursor.next_page or ()) or None,
+            allowed=allowed,
+            seconds=AUDIT_SECONDS,
         )
 
 

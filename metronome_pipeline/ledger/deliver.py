@@ -53,6 +53,7 @@ class Delivery:
     ``deduplicated``: the destination was proved to ignore a second event under one reference, so a request without an
     answer may simply be sent again. Otherwise each such event is looked up first. ``restored_at``: the ledger was
     restored from a backup then, so events of earlier hours may have been sent and forgotten, and are looked up too.
+    ``parkings``: what was refused as a whole since this delivery was made, so that a run of many steps asks once.
     """
 
     api: SolvimonApi
@@ -65,6 +66,7 @@ class Delivery:
     in_flight: int = 8
     request_timeout: timedelta = timedelta(seconds=60)
     restored_at: datetime | None = None
+    parkings: list[Parking] = field(default_factory=list)
 
     async def deliver(self, *, progress: Callable[[DeliveryReport], None] = lambda _: None) -> DeliveryReport:
         """Sends everything that waits for this pair, whichever run planned it, and returns what became of it.
@@ -101,7 +103,7 @@ class Delivery:
                 connection,
                 sending.claim,
                 sending.receipts,
-                sending.parkings,
+                self.parkings,
                 sending.in_doubt,
                 pair_id=self.pair_id,
                 run_id=self.run_id,
@@ -123,7 +125,6 @@ class _Sending:
     delivery: Delivery
     claim: Claim
     receipts: list[Receipt] = field(default_factory=list)
-    parkings: list[Parking] = field(default_factory=list)
     doubtful: dict[int, LedgerEvent] = field(default_factory=dict)
     limit: int = 0
 
@@ -305,7 +306,7 @@ class _Sending:
         self._note(event, _quarantined(event, error))
         subject = refusal_subject(error)
         if subject != "event":
-            self.parkings.append(Parking(subject, event, error.code, error.field, error.message))
+            self.delivery.parkings.append(Parking(subject, event, error.code, error.field, error.message))
 
     async def _without_parked(self, events: Sequence[LedgerEvent]) -> list[LedgerEvent]:
         """The events that no parking concerns.
@@ -314,7 +315,7 @@ class _Sending:
         """
         kept = []
         for event in events:
-            parking = next((parking for parking in self.parkings if parking.concerns(event)), None)
+            parking = next((parking for parking in self.delivery.parkings if parking.concerns(event)), None)
             if parking is None:
                 kept.append(event)
             elif event.event_id in self.doubtful:

@@ -13,7 +13,7 @@ from metronome_pipeline.ledger.unsettled import unsettled_hours
 from metronome_pipeline.mapping.usage import BilledMetric
 
 Connection = psycopg.Connection[Any]
-QUARANTINE_COLUMNS = ("customer", "metric", "hour", "number", "code", "field", "message", "reference")
+QUARANTINE_COLUMNS = ("customer", "metric", "hour", "number", "reason", "reference")
 BRAKE_COLUMNS = ("digest", "customer", "metric", "billed", "observed")
 PREVIEW_COLUMNS = ("customer", "metric", "properties", "value")
 SHORT_COLUMNS = ("customer", "metric", "hour", "total", "grouped")
@@ -82,7 +82,7 @@ def preview(
     connection: Connection, pair_id: int, metrics: Sequence[BilledMetric], hour: datetime, *, grouped: bool
 ) -> list[tuple[Any, ...]]:
     """The largest usage of an hour, as rows of ``PREVIEW_COLUMNS``."""
-    table, properties = ("grouped_usage", "u.properties") if grouped else ("usage", "NULL")
+    table, properties = ("grouped_usage", "coalesce(u.properties, '')") if grouped else ("usage", "''")
     return connection.execute(
         f"""
         SELECT c.name, m.name, {properties}, u.value FROM metronome.{table} u
@@ -99,7 +99,8 @@ def open_matters(connection: Connection, pair_id: int) -> OpenMatters:
     """Everything of this pair that waits for a person."""
     return OpenMatters(
         quarantined=connection.execute(
-            "SELECT customer, metric, start_at, number, code, field, message, reference FROM ledger.quarantine_v1 "
+            "SELECT customer, metric, start_at, number, concat_ws(', ', code, field, message), reference "
+            "FROM ledger.quarantine_v1 "
             "WHERE pair_id = %s ORDER BY start_at, reference",
             [pair_id],
         ).fetchall(),

@@ -55,7 +55,7 @@ def destinations(settings: Settings) -> list[dg.AssetKey]:
     What depends on all events depends on these alone: Dagster calls an asset out of date, and asks whoever launches it
     whether they are sure, while anything that it depends on was never materialized.
     """
-    periods = PERIOD_TO_DATE in settings.metric_calculations.values()
+    periods = "PERIOD_TO_DATE" in settings.metric_calculations.values()
     names = ["usage_events"] + ["grouped_usage_events"] * settings.grouped_usage_enabled
     return [dg.AssetKey(["solvimon", name]) for name in names + ["period_usage_events"] * periods]
 

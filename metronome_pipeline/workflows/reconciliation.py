@@ -31,7 +31,7 @@ from metronome_pipeline.storage.accounts import KnownMetric
 from metronome_pipeline.storage.rehearsed import RehearsedDatabase
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.workflows.customers import read_customers
-from metronome_pipeline.workflows.due import RefusedMetric, due_period_usage, due_usage, slicing_wanted
+from metronome_pipeline.workflows.due import RefusedMetric, destinations, due_period_usage, due_usage, slicing_wanted
 from metronome_pipeline.workflows.imports import column_schema
 from metronome_pipeline.workflows.meters import read_metrics
 from metronome_pipeline.workflows.reconciliation_reports import CHECKS, RECONCILIATION, Reports
@@ -225,11 +225,7 @@ def reconciliation_asset(settings: Settings) -> dg.AssetsDefinition:
         specs=[
             dg.AssetSpec(
                 RECONCILIATION,
-                deps=[
-                    ["solvimon", "usage_events"],
-                    ["solvimon", "grouped_usage_events"],
-                    ["solvimon", "period_usage_events"],
-                ],
+                deps=destinations(settings),
                 group_name="solvimon",
                 kinds={"solvimon", "metronome", "postgres"},
                 owners=settings.resource_owners,

@@ -23,7 +23,7 @@ from metronome_pipeline.solvimon.requests import plain_number
 from metronome_pipeline.sweeps.days import days_of
 from metronome_pipeline.workflows.hours import range_text
 from metronome_pipeline.workflows.imports import request_metadata, table
-from metronome_pipeline.workflows.pictures import Bar, markdown_image, usage_picture
+from metronome_pipeline.workflows.pictures import Bar, Mark, markdown_image, usage_picture
 from metronome_pipeline.workflows.session import Session
 
 RECONCILIATION = dg.AssetKey(["solvimon", "reconciliation"])
@@ -199,11 +199,10 @@ class Reports:
     def _bar(self, totals: DayTotals) -> Bar:
         metric: ReconciledMetric | None = self.tally.metrics.get(totals.metric_id)
         name = self.names.metric(totals.metric_id)
+        marks = frozenset({Mark.differs}) if totals.differs else frozenset()
         if metric is not None and metric.calculation == "MAX":
-            return Bar(
-                totals.metric_id, name, totals.day, totals.highest_metronome, totals.highest_delivered, totals.differs
-            )
-        return Bar(totals.metric_id, name, totals.day, totals.metronome, totals.delivered, totals.differs)
+            return Bar(totals.metric_id, name, totals.day, totals.highest_metronome, totals.highest_delivered, marks)
+        return Bar(totals.metric_id, name, totals.day, totals.metronome, totals.delivered, marks)
 
     def _found(self, days: Sequence[datetime]) -> dict[str, tuple[Sequence[str], list[tuple[Any, ...]]]]:
         """What each check found in some days, as rows of its columns."""

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from metronome_pipeline.clock import Clock
-from metronome_pipeline.ledger import evidence
+from metronome_pipeline.ledger import evidence, over_time
 from metronome_pipeline.ledger.late import LATE_COLUMNS
 from metronome_pipeline.ledger.read import Window
 from metronome_pipeline.ledger.shelf import ReadReport
@@ -21,6 +21,7 @@ from metronome_pipeline.ledger.unsettled import UNSETTLED_COLUMNS
 from metronome_pipeline.workflows.due import RefusedMetric, Workflow
 from metronome_pipeline.workflows.hours import KEY, hours_in, range_text
 from metronome_pipeline.workflows.imports import request_metadata, table
+from metronome_pipeline.workflows.pictures import hourly_picture, markdown_image
 from metronome_pipeline.workflows.session import Session
 
 _SAY_SECONDS = 30.0
@@ -45,7 +46,7 @@ class Reports:
         reported = [hour for hour in hours_in(step.window) if self._is_done(hour, asked, step)]
         for hour in reported:
             counted = hours.get(hour, evidence.Hour())
-            of_the_run = await self._of_the_run(session, due, hour) if hour == reported[-1] else {}
+            of_the_run = await self._of_the_run(session, due, step.window, hour) if hour == reported[-1] else {}
             for key, metadata in (
                 (self.workflow.source, {"dagster/partition_row_count": counted.rows, "customers": counted.customers}),
                 (
@@ -67,12 +68,19 @@ class Reports:
         asked_for = asked.start <= hour < asked.end and not step.revisited
         return step.complete and (asked_for or hour in step.planned.changed_hours)
 
-    async def _of_the_run(self, session: Session, due: Due, hour: datetime) -> dict[str, Any]:
-        """What the last hour of a step also shows: requests of the run so far, and a preview of the hour."""
-        rows = await session.database.run(
-            lambda c: evidence.preview(c, session.pair.pair_id, due.metrics, hour, grouped=self.workflow.grouped)
+    async def _of_the_run(self, session: Session, due: Due, window: Window, hour: datetime) -> dict[str, Any]:
+        """What the last hour of a step also shows: requests of the run so far, a preview, and the step's picture."""
+        pair_id, metrics, grouped = session.pair.pair_id, due.metrics, self.workflow.grouped
+        rows = await session.database.run(lambda c: evidence.preview(c, pair_id, metrics, hour, grouped=grouped))
+        hours = await session.database.run(
+            lambda c: over_time.hours_by_metric(c, pair_id, metrics, window, grouped=grouped)
         )
-        return {**_requests(session), "preview": table(evidence.PREVIEW_COLUMNS, rows)}
+        svg = hourly_picture(hours, window.start, window.end)
+        return {
+            **_requests(session),
+            "picture": dg.MetadataValue.md(markdown_image(svg, f"Usage by hour and metric, {range_text(window)}")),
+            "preview": table(evidence.PREVIEW_COLUMNS, rows),
+        }
 
     async def checks(self, session: Session, refused: Sequence[RefusedMetric]) -> AsyncIterator[dg.AssetCheckResult]:
         """The checks of the run's assets, each with the list of what it found."""
@@ -167,10 +175,23 @@ def _check(
     columns: Sequence[str],
     metadata: dict[str, Any] | None = None,
 ) -> dg.AssetCheckResult:
+    """A check that is green where nothing was found.
+
+    References stand apart, behind a link: one is a word of 130 characters, and would push all else off the page.
+    """
+    shown, references = found[:100], {}
+    if found and columns[-1] == "reference":
+        references = {"references": dg.MetadataValue.json([row[-1] for row in shown])}
+        columns, shown = columns[:-1], [row[:-1] for row in shown]
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=name,
         passed=not found,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={"found": len(found), **(metadata or {}), **({"list": table(columns, found[:100])} if found else {})},
+        metadata={
+            "found": len(found),
+            **(metadata or {}),
+            **({"list": table(columns, shown)} if found else {}),
+            **references,
+        },
     )

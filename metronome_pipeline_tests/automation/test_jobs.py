@@ -52,6 +52,7 @@ def test_each_job_does_its_workflow_and_says_so(world: World) -> None:
         "correct_usage": {"solvimon/usage_events"},
         "correct_grouped_usage": {"solvimon/grouped_usage_events"},
         "reconcile": {"solvimon/reconciliation"},
+        "billing_health": {"solvimon/billing_health"},
         "retry_quarantine": set(),
         "retire_usage": set(),
     }

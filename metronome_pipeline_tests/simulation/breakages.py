@@ -120,8 +120,8 @@ def _numbers_are_floats(patch: Patch) -> None:
 def _a_walk_ends_at_an_empty_page(patch: Patch) -> None:
     original = MetronomeApi._walk
 
-    async def walk(api: MetronomeApi, *arguments: Any) -> AsyncIterator[Any]:
-        async for page in original(api, *arguments):
+    async def walk(api: MetronomeApi, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
+        async for page in original(api, *arguments, **options):
             if isinstance(page, list) and not page:
                 return
             yield page
@@ -132,8 +132,8 @@ def _a_walk_ends_at_an_empty_page(patch: Patch) -> None:
 def _a_partial_read_counts_as_whole(patch: Patch) -> None:
     original = MetronomeApi._walk
 
-    async def walk(api: MetronomeApi, method: str, path: str, *arguments: Any) -> AsyncIterator[Any]:
-        pages = original(api, method, path, *arguments)
+    async def walk(api: MetronomeApi, method: str, path: str, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
+        pages = original(api, method, path, *arguments, **options)
         if not path.startswith("/v1/usage"):
             async for page in pages:
                 yield page

@@ -27,6 +27,8 @@ RELEASED = {
     "0004_reconciliations.sql": "660ae615800f5044941318cf1cddab2253befcf0c140dee72dd7823f5afe619b",
     "0006_alerts.sql": "b95ede7c823cbdd887ebce58e2c6001708fd7832f433e9130cb19ec5e0c9edb6",
     "0007_upkeep.sql": "238c246ad95b74b0bc75d8b97e5c41e0ad453daf8e21ac3e9179e54bf9dbe0ce",
+    "0008_billing_health.sql": "c5eabdaa404ee4c3a1ca6a71100289274eb7c0fd51412656e4057530644d1579",
+    "0009_waiting.sql": "742e6c645803a2a9c882c009940bb9c3353f803898d303950e662c93eed1aa38",
 }
 """What was committed. A database that has applied one never applies it again: changes need a file of their own."""
 
