@@ -27,9 +27,17 @@ browser-test: $(READY) ## Use Dagster's UI as a person does, in a headless Chrom
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[browser]"
 	@$(BIN)/python -m pytest -n 0 -x metronome_pipeline_tests/browser/using_the_ui.py
 
-bench: $(READY) ## Measure this project and what people would use instead, side by side
+BENCHMARK = $(BIN)/python -m metronome_pipeline_tests.benchmark
+bench: $(READY) ## Measure this project and what people would use instead, side by side, for the better part of an hour
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[benchmark]"
-	@$(BIN)/python -m metronome_pipeline_tests.benchmark
+	@$(BENCHMARK)
+	@$(BENCHMARK) --latency 20 --latency 50 --rounds 1
+	@$(BENCHMARK) --workload M --rounds 1 --contestant core --contestant with_dagster
+	@$(BENCHMARK) --workload L --workload G8 --workload G250 --rounds 1 --contestant raw --contestant core
+	@$(BENCHMARK).loading
+	@$(BENCHMARK).partitions
+	@$(BENCHMARK).ledger_size
+	@$(BENCHMARK) --workload M --per-second 8 --rounds 1 --contestant core --contestant four_cores
 
 SEEDS ?= 1000
 simulate: $(READY) ## Simulate SEEDS accounts with faults, crashes and changing usage; a red seed prints its replay
