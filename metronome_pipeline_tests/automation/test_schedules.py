@@ -118,6 +118,24 @@ def test_the_very_first_tick_requests_every_hour_since_the_cut_over_the_newest_f
     assert [hours(request) for request in requests_of(world, after_hour(25), **settings)] == [(25, 25)]
 
 
+def test_an_ordinary_hour_of_1000_pairs_costs_a_request_each_and_at_most_20_more(world: World) -> None:
+    customers = [world.customer(f"Customer {number}") for number in range(50)]
+    metrics = [world.metric("SUM") for _ in range(20)]
+    pairs, newest = 1_000, 8 * 24 - 1
+    world.imports()
+    for customer in customers:
+        world.use(customer, metrics[0], 3, 10)
+    assert world.ingest(0, newest - 1).success
+    world.metronome.forget_requests()
+    world.solvimon.forget_requests()
+    (result,) = tick_and_run(world, after_hour(newest))
+    asked = world.metronome.requests()
+    assert asked["POST /v1/usage"] == pairs
+    assert sum(asked.values()) <= pairs + 20
+    assert not [endpoint for endpoint in world.solvimon.requests() if not endpoint.startswith("GET")]
+    assert partitions_of(result.all_events, EVENTS) == [partition(newest)]
+
+
 def test_an_ordinary_hour_costs_one_usage_request_a_pair_and_finds_what_came_late(world: World) -> None:
     customers, metrics = [world.customer(name) for name in "AB"], [world.metric(kind) for kind in ("SUM", "MAX")]
     world.imports()
