@@ -1,5 +1,6 @@
 """OpenTelemetry at a real receiver on loopback: what a run records, and that it harms nothing when it cannot."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -209,14 +210,14 @@ def test_a_collector_that_is_down_costs_no_run(world: World, monkeypatch: pytest
 
 
 def test_without_the_packages_the_run_goes_on_and_the_log_says_what_to_install(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    world: World, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
     billed(world)
     monkeypatch.setenv("METRONOME_PIPELINE_TELEMETRY", "true")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     for _ in range(2):
         assert world.ingest().success
-    told = [record.getMessage() for record in caplog.records if record.name == "metronome_pipeline.telemetry"]
+    told = [record.getMessage() for record in logged if record.name == "metronome_pipeline.telemetry"]
     assert told == [telemetry.INSTALL], "once a process"
     assert "pip install" in telemetry.INSTALL
 
