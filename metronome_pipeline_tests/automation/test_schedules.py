@@ -136,22 +136,12 @@ def test_an_ordinary_hour_of_1000_pairs_costs_a_request_each_and_at_most_20_more
     assert partitions_of(result.all_events, EVENTS) == [partition(newest)]
 
 
-def test_an_ordinary_hour_costs_one_usage_request_a_pair_and_finds_what_came_late(world: World) -> None:
+def test_an_ordinary_hour_finds_what_came_late_in_the_same_requests(world: World) -> None:
     customers, metrics = [world.customer(name) for name in "AB"], [world.metric(kind) for kind in ("SUM", "MAX")]
     world.imports()
     world.use(customers[0], metrics[0], 3, 10)
     pairs, newest = 4, 8 * 24 - 1
-    assert world.ingest(0, newest - 1).success
-
-    # Nothing changed.
-    world.metronome.forget_requests()
-    world.solvimon.forget_requests()
-    (result,) = tick_and_run(world, after_hour(newest))
-    asked = world.metronome.requests()
-    assert asked["POST /v1/usage"] == pairs
-    assert sum(asked.values()) <= pairs + 20
-    assert not [endpoint for endpoint in world.solvimon.requests() if not endpoint.startswith("GET")]
-    assert partitions_of(result.all_events, EVENTS) == [partition(newest)]
+    assert world.ingest(0, newest).success
 
     # Seven days ago, and in the newest hour.
     world.use(customers[0], metrics[0], 30, 5)

@@ -27,7 +27,7 @@ def chromium() -> str:
     """The browser of this machine: Playwright's own download is not relied on."""
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
     if found is None:
-        pytest.skip("No Chromium was found: install one (on Debian: apt install chromium), or name it in CHROMIUM.")
+        pytest.fail("No Chromium was found: install one (on Debian: apt install chromium), or name it in CHROMIUM.")
     return found
 
 
