@@ -7,6 +7,7 @@ process, however that ends. Not here: sandboxes, and anything that one folder of
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -28,6 +29,16 @@ os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
 _LONGEST = ("test_story_of_", "_1000_pairs_", "test_the_estimate_of_a_month")
 _ROOM = 6 * 1024**3  # for two suites at once, of two processes each
 _numbers = count(1)
+
+
+def pytest_configure() -> None:
+    """SIGINT as it is in a terminal: a shell ignores it in what it puts into the background.
+
+    A Dagster run gives SIGTERM whatever SIGINT has, and whoever ignores a signal, so do all processes that it starts:
+    the tests that end a process by SIGTERM would wait for ever.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

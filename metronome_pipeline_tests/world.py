@@ -23,11 +23,13 @@ import dagster as dg
 import httpx
 import psycopg
 import psycopg.sql
+import pytest
 
 from metronome_pipeline.definitions import build_definitions
 from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
+from metronome_pipeline.storage.instance import EmbeddedOrPostgresStorage
 from metronome_pipeline.storage.resource import StoreResource
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -73,6 +75,19 @@ class Api:
 def _client() -> httpx.Client:
     # One for all calls: making one costs more than the call.
     return httpx.Client(timeout=60)
+
+
+class Recorded(dg.ExecuteInProcessResult):
+    """The result of a run, with the events that its instance has, as the UI shows them: looked up when asked for."""
+
+    def __init__(self, result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> None:
+        super().__init__((), result.dagster_run, {}, result.job_def)
+        self._instance = instance
+
+    @property
+    def all_events(self) -> Sequence[dg.DagsterEvent]:
+        records = self._instance.all_logs(self.run_id)
+        return [record.dagster_event for record in records if record.dagster_event is not None]
 
 
 @dataclass
@@ -190,9 +205,10 @@ class World:
         self, job: str, config: Mapping[str, Any] | None, tags: Mapping[str, str], variables: Mapping[str, str]
     ) -> dg.ExecuteInProcessResult:
         definition = self.definitions(**variables).resolve_job_def(job)
-        return definition.execute_in_process(
+        result = definition.execute_in_process(
             instance=self.instance, run_config=config, tags=dict(tags), raise_on_error=False
         )
+        return Recorded(result, self.instance)
 
     def imports(self, **variables: str) -> dg.ExecuteInProcessResult:
         result = self._run("import_everything", None, {}, variables)
@@ -304,23 +320,23 @@ class World:
 
 @contextmanager
 def instance_on(database_url: str) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance whose storage is a test's database.
+    """A Dagster instance as the project's own ``dagster.yaml`` has it, whose storage is a test's database.
 
     What steps print is not captured to files: nothing reads them, and Dagster starts two processes a step for it.
     """
-    url = database_url.replace("postgresql://", "postgresql+psycopg2://")
+    storage = EmbeddedOrPostgresStorage
     overrides = {
-        "storage": {"postgres": {"postgres_url": url}},
+        "storage": {"custom": {"module": storage.__module__, "class": storage.__name__, "config": {}}},
         "compute_logs": {
             "module": "dagster._core.storage.noop_compute_log_manager",
             "class": "NoOpComputeLogManager",
         },
     }
-    with dg.DagsterInstance.local_temp(overrides=overrides) as instance:
-        for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
-            assert storage is not None
-            storage.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3_600, max_overflow=20)
-        yield instance
+    # In the environment as long as it lives: Dagster opens an instance again from its description, for a tick say.
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DAGSTER_POSTGRES_URL", database_url)
+        with dg.DagsterInstance.local_temp(overrides=overrides) as instance:
+            yield instance
 
 
 def _event(customer: str, metric: str, hour: int, value: Any, properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -370,4 +386,5 @@ def partitions_of(events: Iterable[dg.DagsterEvent], key: Sequence[str]) -> list
 
 def rows(table: Any) -> list[dict[str, Any]]:
     """The rows of a table in an asset's metadata."""
-    return [dict(record.data) for record in table.records]
+    names = [column.name for column in table.schema.columns]
+    return [{name: record.data[name] for name in names} for record in table.records]

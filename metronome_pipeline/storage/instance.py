@@ -13,6 +13,7 @@ from dagster_postgres import DagsterPostgresStorage
 
 from metronome_pipeline.settings import PostgresSettings, sqlalchemy_url
 from metronome_pipeline.storage.database import server_url
+from metronome_pipeline.storage.event_log import BatchingEventLogStorage
 
 S = TypeVar("S", bound=DagsterPostgresStorage)
 
@@ -41,6 +42,12 @@ class EmbeddedOrPostgresStorage(DagsterPostgresStorage):
     every process that it starts (code server, daemon, run worker), and each one asks the environment again here: so the
     password stays out of command lines, and each process holds the embedded server as long as it lives.
     """
+
+    def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        """Dagster's three storages, the event log as one that stores planned partitions together."""
+        super().__init__(postgres_url, inst_data=inst_data)
+        # The tables are there by now.
+        self._event_log_storage = BatchingEventLogStorage(postgres_url, should_autocreate_tables=False)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:

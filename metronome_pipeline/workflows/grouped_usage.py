@@ -93,7 +93,7 @@ def grouped_usage_assets(settings: Settings) -> dg.AssetsDefinition:
         solvimon: SolvimonResource,
         store: StoreResource,
         settings: dg.ResourceParam[Settings],
-    ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+    ) -> Iterator[dg.AssetCheckResult]:
         yield from ingest(context, config, GROUPED_USAGE, metronome, solvimon, store, settings)
 
     return grouped_usage

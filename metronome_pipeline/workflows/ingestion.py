@@ -25,6 +25,7 @@ from metronome_pipeline.workflows.due import Workflow, due_usage
 from metronome_pipeline.workflows.hours import HOUR, KEY, hour_windows, range_text
 from metronome_pipeline.workflows.imports import table
 from metronome_pipeline.workflows.meters import read_metrics
+from metronome_pipeline.workflows.reporting import report
 from metronome_pipeline.workflows.reports import Progress, Reports
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
 from metronome_pipeline.workflows.synchronising import synchroniser_of
@@ -59,7 +60,7 @@ def ingest(
     solvimon: SolvimonResource,
     store: StoreResource,
     settings: Settings,
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+) -> Iterator[dg.AssetCheckResult]:
     """Takes the run's range of hours from Metronome to Solvimon, and reports each hour once it is done.
 
     Raises:
@@ -73,8 +74,8 @@ def ingest(
 
 
 async def _next(
-    events: AsyncIterator[dg.AssetMaterialization | dg.AssetCheckResult],
-) -> dg.AssetMaterialization | dg.AssetCheckResult | None:
+    events: AsyncIterator[dg.AssetCheckResult],
+) -> dg.AssetCheckResult | None:
     return await anext(events, None)
 
 
@@ -88,7 +89,7 @@ class _Run:
     store: StoreResource
     settings: Settings
 
-    async def events(self) -> AsyncIterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+    async def events(self) -> AsyncIterator[dg.AssetCheckResult]:
         if self.workflow.grouped and not self.settings.grouped_usage_enabled and self.config.sweep is None:
             # Hours of a workflow that is off must not count as done. (What a sweep found for it is void.)
             raise dg.Failure(
@@ -113,8 +114,7 @@ class _Run:
             async for step in self._steps(session, due, asked):
                 reports.tell(step, session)
                 unread += step.read.unread
-                async for event in reports.materializations(session, due, asked, step):
-                    yield event
+                report(self.context, await reports.materializations(session, due, asked, step))
             async for check in reports.checks(session, refused):
                 yield check
             if unread:
@@ -130,17 +130,14 @@ class _Run:
                     },
                 )
 
-    async def _correct(
-        self, session: Session, sweep_id: int
-    ) -> AsyncIterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+    async def _correct(self, session: Session, sweep_id: int) -> AsyncIterator[dg.AssetCheckResult]:
         """Plans and delivers what a sweep found, and reports the hours that changed. Metronome is asked nothing."""
         due, refused = await due_usage(session, self.settings, grouped=self.workflow.grouped)
         reports = Reports(self.context, self.workflow)
         synchroniser, say = self._synchroniser(session), self.context.log.info
         async for step in corrected(session, synchroniser, due, sweep_id, grouped=self.workflow.grouped, say=say):
             reports.tell(step, session)
-            async for event in reports.materializations(session, due, step.window, step):
-                yield event
+            report(self.context, await reports.materializations(session, due, step.window, step))
         async for check in reports.checks(session, refused):
             yield check
 

@@ -33,6 +33,7 @@ from metronome_pipeline.workflows.imports import table
 from metronome_pipeline.workflows.limits import brake_of, lateness_of
 from metronome_pipeline.workflows.meters import read_metrics
 from metronome_pipeline.workflows.period_reports import DAY_KEY, Days
+from metronome_pipeline.workflows.reporting import report
 from metronome_pipeline.workflows.reports import Progress, Reports
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
 
@@ -77,7 +78,7 @@ def ingest_periods(
     solvimon: SolvimonResource,
     store: StoreResource,
     settings: Settings,
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+) -> Iterator[dg.AssetCheckResult]:
     """Takes the billing periods of the run's days from Metronome to Solvimon, and reports each day once it is done.
 
     Raises:
@@ -91,8 +92,8 @@ def ingest_periods(
 
 
 async def _next(
-    events: AsyncIterator[dg.AssetMaterialization | dg.AssetCheckResult],
-) -> dg.AssetMaterialization | dg.AssetCheckResult | None:
+    events: AsyncIterator[dg.AssetCheckResult],
+) -> dg.AssetCheckResult | None:
     return await anext(events, None)
 
 
@@ -118,7 +119,7 @@ class _Run:
     def send(self) -> bool:
         return self.workflow.destination in self.context.selected_asset_keys
 
-    async def events(self) -> AsyncIterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+    async def events(self) -> AsyncIterator[dg.AssetCheckResult]:
         if not bills_by_period(self.settings):
             # Days of a workflow that is off must not count as done.
             raise dg.Failure(
@@ -140,8 +141,7 @@ class _Run:
             async for step in self._steps(session, due, days):
                 reports.tell(step, session)
                 unread += step.read.unread
-                async for event in days.materializations(session, due, step):
-                    yield event
+                report(self.context, await days.materializations(session, due, step))
             async for check in reports.checks(session, refused):
                 yield check
             if unread:

@@ -3,7 +3,7 @@
 Not here: the checks and the line of each step, which all usage workflows share (``reports.py``).
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -37,17 +37,18 @@ class Days:
     closed: datetime
     reported: set[datetime]
 
-    async def materializations(self, session: Session, due: Due, step: Step) -> AsyncIterator[dg.AssetMaterialization]:
+    async def materializations(self, session: Session, due: Due, step: Step) -> list[dg.AssetMaterialization]:
         """Once a period was read for all that is due: its days that were asked for, changed, or never reported.
 
         Of a period that was only planned again, or read for some, those that changed, if they were reported before.
         """
         if not step.complete:
-            return
+            return []
         closed = Window(last_midnight(step.window.start), min(step.window.end, self.closed))
         changed = {last_midnight(hour) for hour in step.planned.changed_hours}
         done = [day for day in midnights(closed.start, closed.end - DAY) if self._is_done(day, changed, step)]
         numbers = await self._numbers(session, due, closed)
+        made: list[dg.AssetMaterialization] = []
         for day in done:
             counted = numbers.get(day, evidence.Hour())
             of_the_run = await _of_the_run(session, due, day) if day == done[-1] else {}
@@ -64,10 +65,13 @@ class Days:
                 ),
             ):
                 if key in self.context.selected_asset_keys:
-                    yield dg.AssetMaterialization(
-                        key, partition=day.strftime(DAY_KEY), metadata={**metadata, **of_the_run}
+                    made.append(
+                        dg.AssetMaterialization(
+                            key, partition=day.strftime(DAY_KEY), metadata={**metadata, **of_the_run}
+                        )
                     )
         self.reported.update(done)
+        return made
 
     def _is_done(self, day: datetime, changed: set[datetime], step: Step) -> bool:
         if step.revisited:

@@ -84,7 +84,7 @@ def period_usage_assets(settings: Settings) -> dg.AssetsDefinition:
         solvimon: SolvimonResource,
         store: StoreResource,
         settings: dg.ResourceParam[Settings],
-    ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+    ) -> Iterator[dg.AssetCheckResult]:
         yield from ingest_periods(context, config, PERIOD_USAGE, metronome, solvimon, store, settings)
 
     return period_usage

@@ -36,7 +36,7 @@ class Reports:
 
     async def materializations(
         self, session: Session, due: Due, asked: Window, step: Step
-    ) -> AsyncIterator[dg.AssetMaterialization]:
+    ) -> list[dg.AssetMaterialization]:
         """Once all due pairs of a step were read: its hours that were asked for, and others where something changed."""
         hours = await session.database.run(
             lambda c: evidence.hours(
@@ -44,6 +44,7 @@ class Reports:
             )
         )
         reported = [hour for hour in hours_in(step.window) if self._is_done(hour, asked, step)]
+        made: list[dg.AssetMaterialization] = []
         for hour in reported:
             counted = hours.get(hour, evidence.Hour())
             of_the_run = await self._of_the_run(session, due, step.window, hour) if hour == reported[-1] else {}
@@ -60,9 +61,10 @@ class Reports:
                 ),
             ):
                 if key in self.context.selected_asset_keys:
-                    yield dg.AssetMaterialization(
-                        key, partition=hour.strftime(KEY), metadata={**metadata, **of_the_run}
+                    made.append(
+                        dg.AssetMaterialization(key, partition=hour.strftime(KEY), metadata={**metadata, **of_the_run})
                     )
+        return made
 
     def _is_done(self, hour: datetime, asked: Window, step: Step) -> bool:
         asked_for = asked.start <= hour < asked.end and not step.revisited

@@ -138,7 +138,7 @@ def usage_assets(settings: Settings) -> dg.AssetsDefinition:
         solvimon: SolvimonResource,
         store: StoreResource,
         settings: dg.ResourceParam[Settings],
-    ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+    ) -> Iterator[dg.AssetCheckResult]:
         yield from ingest(context, config, USAGE, metronome, solvimon, store, settings)
 
     return usage

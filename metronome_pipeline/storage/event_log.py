@@ -1,0 +1,61 @@
+"""Dagster's event log in Postgres, with what a run plans and reports of a range of partitions stored in sets.
+
+Not here: which events belong together (Dagster's own plan of a run, and ``workflows/reporting.py``).
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
+from dagster._core.events.log import EventLogEntry
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster_postgres import PostgresEventLogStorage
+
+_OF_PARTITIONS = (dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, dg.DagsterEventType.ASSET_MATERIALIZATION)
+
+
+class BatchingEventLogStorage(PostgresEventLogStorage):
+    """Dagster's own, but for batches of partitions, which it hands over as such and then stores row by row.
+
+    Measured with a week of two assets, 336 planned and 336 reported hours: 2.5 s as Dagster stores them, 0.2 s here.
+    """
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Stores events in their order; neighbours of one kind and asset in one statement."""
+        for (kind, _), neighbours in groupby(events, _kind_and_asset):
+            group = [_for_the_whole_run(event) for event in neighbours]
+            if kind in _OF_PARTITIONS and len(group) > 1:
+                self._store_together(group)
+            else:
+                super().store_event_batch(group)
+
+    def _store_together(self, events: Sequence[EventLogEntry]) -> None:
+        table = SqlEventLogStorageTable
+        statement = table.insert().returning(table.c.id, sort_by_parameter_order=True)
+        with self._connect() as connection:
+            rows = connection.execute(statement, [self._event_to_row(event) for event in events])
+            event_ids = [int(row[0]) for row in rows]
+        with self.index_transaction() as connection:
+            self._store_asset_event_tags(connection, events, event_ids)
+            # The asset's own row names its latest event alone.
+            self._store_asset_event(connection, events[-1], event_ids[-1])
+
+
+def _kind_and_asset(event: EventLogEntry) -> tuple[dg.DagsterEventType, dg.AssetKey | None]:
+    of_dagster = event.get_dagster_event()
+    return of_dagster.event_type, of_dagster.asset_key
+
+
+def _for_the_whole_run(event: EventLogEntry) -> EventLogEntry:
+    """A check that a run plans, noted once: Dagster notes it for each of the run's partitions, even where it has none.
+
+    Nobody would ever end these: 219,000 rows after a backfill of five years with five checks. A check that does have
+    partitions is none the worse: its results are noted under theirs.
+    """
+    of_dagster = event.get_dagster_event()
+    planned = of_dagster.event_specific_data
+    if not isinstance(planned, AssetCheckEvaluationPlanned) or planned.partitions_subset is None:
+        return event
+    of_the_run = AssetCheckEvaluationPlanned(asset_key=planned.asset_key, check_name=planned.check_name)
+    return event._replace(dagster_event=of_dagster._replace(event_specific_data=of_the_run))
