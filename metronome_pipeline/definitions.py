@@ -1,6 +1,5 @@
 """The one ``Definitions`` object that Dagster loads, assembled explicitly from the workflows and their automation."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +13,14 @@ from metronome_pipeline.settings import Settings, SettingsError
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.workflows.billing_health import billing_health_asset
-from metronome_pipeline.workflows.customers import metronome_customers, solvimon_customers
+from metronome_pipeline.workflows.code_links import code_links
+from metronome_pipeline.workflows.customers import customers_assets
+from metronome_pipeline.workflows.freshness import with_freshness
 from metronome_pipeline.workflows.grouped_usage import grouped_usage_assets
-from metronome_pipeline.workflows.meters import metronome_billable_metrics, solvimon_meters
+from metronome_pipeline.workflows.lineage import with_column_lineage
+from metronome_pipeline.workflows.meters import meters_assets
 from metronome_pipeline.workflows.period_usage import period_usage_assets
-from metronome_pipeline.workflows.products import metronome_products, solvimon_products
+from metronome_pipeline.workflows.products import products_assets
 from metronome_pipeline.workflows.reconciliation import reconciliation_asset
 from metronome_pipeline.workflows.sweep import usage_sweep_asset
 from metronome_pipeline.workflows.usage import usage_assets
@@ -26,27 +28,21 @@ from metronome_pipeline.workflows.usage import usage_assets
 
 def build_definitions(settings: Settings, overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Everything of this project for one account pair. ``overrides`` replaces resources by name, for tests."""
-    imports = [
-        asset.map_asset_specs(lambda spec: spec.replace_attributes(owners=settings.resource_owners))
-        for asset in (
-            metronome_customers,
-            solvimon_customers,
-            metronome_billable_metrics,
-            solvimon_meters,
-            metronome_products,
-            solvimon_products,
-        )
-    ]
-    all_jobs = jobs(settings.resource_owners)
+    all_jobs = jobs(settings)
     return dg.Definitions(
         assets=[
-            *imports,
-            usage_assets(settings),
-            grouped_usage_assets(settings),
-            period_usage_assets(settings),
-            usage_sweep_asset(settings),
-            reconciliation_asset(settings),
-            billing_health_asset(settings),
+            _told(settings, asset)
+            for asset in (
+                *customers_assets(settings),
+                *meters_assets(settings),
+                *products_assets(settings),
+                usage_assets(settings),
+                grouped_usage_assets(settings),
+                period_usage_assets(settings),
+                usage_sweep_asset(settings),
+                reconciliation_asset(settings),
+                billing_health_asset(settings),
+            )
         ],
         jobs=list(all_jobs.values()),
         schedules=schedules(settings, all_jobs),
@@ -56,33 +52,75 @@ def build_definitions(settings: Settings, overrides: Mapping[str, Any] | None = 
     )
 
 
+def _told(settings: Settings, asset: dg.AssetsDefinition) -> dg.AssetsDefinition:
+    """The asset with what all of them tell about themselves: its code, where its columns come from, and how fresh."""
+    linked = code_links(asset, settings.code_url)
+
+    def told(spec: dg.AssetSpec) -> dg.AssetSpec:
+        return with_freshness(settings, with_column_lineage(settings, linked(spec)))
+
+    return asset.map_asset_specs(told)
+
+
+def metronome_resource(settings: Settings) -> MetronomeResource:
+    """Metronome as the settings say, with their credential."""
+    return MetronomeResource(
+        base_url=settings.metronome_base_url,
+        bearer_token=settings.metronome_bearer_token.get_secret_value(),
+        environment=settings.metronome_environment,
+        requests_per_second=settings.metronome_requests_per_second,
+        requests_in_flight=settings.metronome_requests_in_flight,
+    )
+
+
+def solvimon_resource(settings: Settings) -> SolvimonResource:
+    """Solvimon as the settings say, with their credential."""
+    return SolvimonResource(
+        base_url=settings.solvimon_base_url,
+        api_key=settings.solvimon_api_key.get_secret_value(),
+        platform_id=settings.solvimon_platform_id,
+        events_path=settings.solvimon_events_path,
+        events_key=settings.solvimon_events_key,
+        batch_limit=settings.solvimon_batch_limit,
+        requests_in_flight=settings.solvimon_requests_in_flight,
+    )
+
+
 def _resources(settings: Settings) -> dict[str, Any]:
     pair = settings.account_pair
     return {
-        "metronome": MetronomeResource(
-            base_url=settings.metronome_base_url,
-            bearer_token=dg.EnvVar("METRONOME_BEARER_TOKEN"),
-            environment=settings.metronome_environment,
-            requests_per_second=settings.metronome_requests_per_second,
-            requests_in_flight=settings.metronome_requests_in_flight,
+        "metronome": _fixed(
+            metronome_resource(settings),
+            f"Metronome's API at {pair.metronome_host}, environment {pair.metronome_environment}.",
         ),
-        "solvimon": SolvimonResource(
-            base_url=settings.solvimon_base_url,
-            api_key=dg.EnvVar("SOLVIMON_API_KEY"),
-            platform_id=settings.solvimon_platform_id,
-            events_path=settings.solvimon_events_path,
-            events_key=settings.solvimon_events_key,
-            batch_limit=settings.solvimon_batch_limit,
-            requests_in_flight=settings.solvimon_requests_in_flight,
+        "solvimon": _fixed(
+            solvimon_resource(settings),
+            f"Solvimon's API at {pair.solvimon_host}, platform {pair.solvimon_platform_id or 'of the key'}.",
         ),
-        "store": StoreResource(
-            metronome_host=pair.metronome_host,
-            metronome_environment=pair.metronome_environment,
-            solvimon_host=pair.solvimon_host,
-            solvimon_platform_id=pair.solvimon_platform_id,
+        "store": _fixed(
+            StoreResource(
+                metronome_host=pair.metronome_host,
+                metronome_environment=pair.metronome_environment,
+                solvimon_host=pair.solvimon_host,
+                solvimon_platform_id=pair.solvimon_platform_id,
+            ),
+            "The database of DAGSTER_POSTGRES_URL, or the embedded one: the rows of this account pair in it.",
         ),
         "settings": settings,
     }
+
+
+def _fixed(resource: dg.ConfigurableResource[Any], description: str) -> dg.ResourceDefinition:
+    """A resource as the settings make it, which no run's configuration can change, and Dagster stores nowhere.
+
+    By itself Dagster would offer all of it in the launchpad. Another address there would be given the credential, and a
+    tab that was opened before the settings changed would bill another account pair for partitions of this one.
+    """
+
+    def from_settings(_: dg.InitResourceContext) -> Any:
+        return resource
+
+    return dg.ResourceDefinition(from_settings, config_schema={}, description=f"{description} As the settings say.")
 
 
 @dg.definitions
@@ -96,7 +134,4 @@ def defs() -> dg.Definitions:
         settings = Settings.from_environment()
     except SettingsError as error:
         raise SettingsError(f"{error} For a look without any account, run `metronome-pipeline dev` instead.") from None
-    # Dagster resolves the two credentials from the process's environment, and `.env` may be where they stand.
-    os.environ.setdefault("METRONOME_BEARER_TOKEN", settings.metronome_bearer_token.get_secret_value())
-    os.environ.setdefault("SOLVIMON_API_KEY", settings.solvimon_api_key.get_secret_value())
     return build_definitions(settings)

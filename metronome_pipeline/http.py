@@ -189,6 +189,7 @@ class Http:
         self._in_flight = asyncio.Semaphore(in_flight)
         self._by_endpoint: Counter[tuple[str, int]] = Counter()
         self._retries = 0
+        self._setbacks: Counter[tuple[str, str]] = Counter()
         self._waited = 0.0
         self._client: httpx.AsyncClient | None = None
         self.observer: Callable[[Attempt], None] | None = None
@@ -268,9 +269,14 @@ class Http:
     async def _rest(self, endpoint: str, setback: Setback, attempt: int, wait: float) -> None:
         """Wait between two attempts, and tell the others of a 429."""
         reason = scrubbed(setback.reason, self.service.secrets)
-        log = "%s %s to %s: attempt %d of at most %d follows in %.1f s."
-        logger.info(log, self.service.system, reason, endpoint, attempt + 1, self._policy.attempts, wait)
         self._retries += 1
+        self._setbacks[endpoint, setback.kind.__name__] += 1
+        count = self._setbacks[endpoint, setback.kind.__name__]
+        # The 1st, 2nd, 4th, 8th … of a kind: a bad hour has thousands, and a run's log is for its story.
+        level = logging.DEBUG if count & (count - 1) else logging.INFO
+        log = "%s %s to %s: attempt %d of at most %d follows in %.1f s.%s"
+        so_far = f" {count:,} like this so far." if count > 2 else ""
+        logger.log(level, log, self.service.system, reason, endpoint, attempt + 1, self._policy.attempts, wait, so_far)
         self._waited += wait
         if setback.kind is RateLimited:
             await self._pacer.back_off(wait)

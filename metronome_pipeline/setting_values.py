@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
+_ACCOUNT = re.compile(r"[A-Za-z0-9_]{1,50}")
 _EMAIL = re.compile(r"[^@\s,]+@[^@\s,]+\.[^@\s,.]+")
 _TEAM = re.compile(r"team:[^\s,]+")
 _POSTGRES_SCHEME = re.compile(r"(postgres|postgresql|postgresql\+psycopg2?)://", re.IGNORECASE)
@@ -100,6 +101,13 @@ def name(text: str) -> str:
     """Letters, digits and ``_ . : -``, 128 at most."""
     if not _NAME.fullmatch(text):
         raise ValueError(f"is {_quoted(text)}: use letters, digits and _ . : - only, at most 128")
+    return text
+
+
+def account(text: str) -> str:
+    """Letters, digits and ``_``, 50 at most: what fits into an asset key, a pool's name and a tag."""
+    if not _ACCOUNT.fullmatch(text):
+        raise ValueError(f"is {_quoted(text)}: use letters, digits and _ only, at most 50")
     return text
 
 

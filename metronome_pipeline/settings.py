@@ -3,8 +3,9 @@
 Here: what may be set and what a right value is. Not here: what the settings are used for, and any look at a server.
 """
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -12,16 +13,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from metronome_pipeline import setting_values as values
-from metronome_pipeline.errors import PipelineError
+from metronome_pipeline.errors import PipelineError, quoted
+from metronome_pipeline.metrics_file import Calculation, MetricsFile, Slicing, read_metrics_file
 
 TEST_HOST = "test.api.solvimon.com"
-
-Slicing = Literal["ungrouped"] | tuple[str, ...]
-Calculation = Literal["SUM", "MAX", "PERIOD_TO_DATE"]
 
 
 class SettingsError(PipelineError):
@@ -40,6 +48,41 @@ class AccountPair:
     metronome_environment: str
     solvimon_host: str
     solvimon_platform_id: str
+
+
+@dataclass(frozen=True)
+class Permitted:
+    """Which records of a kind the settings allow: ``only`` these, where that is not None, and none ``without``."""
+
+    only: frozenset[str] | None = None
+    without: frozenset[str] = frozenset()
+
+    def __contains__(self, record_id: str) -> bool:
+        return (self.only is None or record_id in self.only) and record_id not in self.without
+
+
+def _with_the_file(
+    read: Callable[[str], Mapping[str, Any]], of_file: Callable[[MetricsFile], Mapping[str, Any]]
+) -> BeforeValidator:
+    """Reads a variable by metric id, and adds what METRICS_FILE says of the metrics that it does not name."""
+
+    def merged(value: str | Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
+        own = read(value) if isinstance(value, str) else value
+        # Missing where the file itself is wrong, which is told then.
+        file: MetricsFile | None = info.data.get("metrics_file")
+        others = of_file(file) if file else {}
+        for key in sorted(own.keys() & others.keys()):
+            if own[key] != others[key]:
+                raise ValueError(
+                    f"of {key} is {_spelled(own[key])}, and METRICS_FILE says {_spelled(others[key])}: keep one of them"
+                )
+        return {**others, **own}
+
+    return BeforeValidator(merged)
+
+
+def _spelled(value: object) -> str:
+    return quoted(json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else str(value), 80)
 
 
 class PostgresSettings(BaseModel):
@@ -133,6 +176,12 @@ class Settings(TelemetrySettings):
         alias="SOLVIMON_PLATFORM_ID",
         description="Solvimon's platform (plat_…), for keys that reach several. Part of the account pair.",
     )
+    account_name: Annotated[str, BeforeValidator(values.account)] = Field(
+        "",
+        alias="ACCOUNT_NAME",
+        description="Where one Dagster serves several account pairs: this one's name, which comes first in its asset "
+        "keys and pools, and tags its runs. Another name starts with nothing materialized.",
+    )
     usage_start: Annotated[datetime, BeforeValidator(values.hour)] = Field(
         alias="USAGE_START",
         description="The cut-over, also the first partition: a date or a UTC hour. Nothing earlier is ever billed.",
@@ -159,6 +208,12 @@ class Settings(TelemetrySettings):
     usage_customers: Annotated[frozenset[str], BeforeValidator(values.ids)] = Field(
         frozenset(), alias="USAGE_CUSTOMERS", description="Only these customers' usage (ids, by comma). Empty: all."
     )
+    metrics_file: Annotated[MetricsFile | None, BeforeValidator(read_metrics_file)] = Field(
+        None,
+        alias="METRICS_FILE",
+        description="A YAML file that says how each billable metric is billed, instead of USAGE_METRICS, "
+        "METRIC_SLICINGS and METRIC_CALCULATIONS. `metronome-pipeline metrics init` writes it.",
+    )
     usage_metrics: Annotated[frozenset[str], BeforeValidator(values.ids)] = Field(
         frozenset(), alias="USAGE_METRICS", description="Only these billable metrics (ids, by comma). Empty: all."
     )
@@ -181,6 +236,12 @@ class Settings(TelemetrySettings):
         alias="METRONOME_REQUESTS_PER_SECOND",
         description="The budget of requests to Metronome, shared by every run on every machine.",
     )
+    usage_hourly_share: Annotated[Decimal, BeforeValidator(values.share)] = Field(
+        Decimal("0.60"),
+        alias="USAGE_HOURLY_SHARE",
+        description="The share of an hour's budget of requests that hourly runs may take. With more customers and "
+        "metrics than that, those with usage of late are read each hour and the others take turns.",
+    )
     metronome_requests_in_flight: Annotated[int, BeforeValidator(values.whole_number(1, 256))] = Field(
         8, alias="METRONOME_REQUESTS_IN_FLIGHT", description="The most requests of one run that await Metronome."
     )
@@ -193,15 +254,21 @@ class Settings(TelemetrySettings):
     grouped_usage_enabled: Annotated[bool, BeforeValidator(values.switch)] = Field(
         default=False, alias="GROUPED_USAGE_ENABLED", description="The workflow that ingests usage with properties."
     )
-    metric_slicings: Annotated[Mapping[str, Slicing], BeforeValidator(values.slicing_by_id)] = Field(
+    metric_slicings: Annotated[
+        Mapping[str, Slicing], _with_the_file(values.slicing_by_id, lambda file: file.slicings)
+    ] = Field(
         {},
         alias="METRIC_SLICINGS",
+        validate_default=True,
         description='How metrics are sliced, with grouped usage on: a JSON object, metric id to "ungrouped" or to a '
         "list of group keys. Unnamed metrics use their first declared group key, those without one stay ungrouped.",
     )
-    metric_calculations: Annotated[Mapping[str, Calculation], BeforeValidator(values.calculation_by_id)] = Field(
+    metric_calculations: Annotated[
+        Mapping[str, Calculation], _with_the_file(values.calculation_by_id, lambda file: file.calculations)
+    ] = Field(
         {},
         alias="METRIC_CALCULATIONS",
+        validate_default=True,
         description='How LATEST, UNIQUE and SQL metrics are billed: a JSON object, metric id to "PERIOD_TO_DATE" '
         '(exact, by day), or to the "SUM" or "MAX" of their hourly values.',
     )
@@ -273,6 +340,12 @@ class Settings(TelemetrySettings):
     dagster_ui_url: Annotated[str | None, BeforeValidator(values.page_url)] = Field(
         None, alias="DAGSTER_UI_URL", description="Where people open Dagster: alerts link to it."
     )
+    code_url: Annotated[str | None, BeforeValidator(values.page_url)] = Field(
+        None,
+        alias="CODE_URL",
+        description="Where people read this project's files, such as https://github.com/acme/billing/blob/main: assets "
+        "link to them. Unset: they open in the editor, where Dagster runs from a checkout.",
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -281,6 +354,7 @@ class Settings(TelemetrySettings):
             _starts_before_cut_over(self),
             _half_of_the_mail(self),
             _needed_by_the_sweep(self),
+            self.metrics_file and self.metrics_file.disagreement(self.usage_metrics),
         ]
         if any(problems):
             raise ValueError(" ".join(problem for problem in problems if problem))
@@ -295,6 +369,29 @@ class Settings(TelemetrySettings):
             solvimon_host=values.host(self.solvimon_base_url),
             solvimon_platform_id=self.solvimon_platform_id,
         )
+
+    @property
+    def permitted_metrics(self) -> Permitted:
+        """The billable metrics that are billed, by USAGE_METRICS and METRICS_FILE."""
+        file = self.metrics_file
+        return Permitted(
+            only=self.usage_metrics or (file.billed if file else None), without=file.left_out if file else frozenset()
+        )
+
+    @property
+    def permitted_customers(self) -> Permitted:
+        """The customers that are billed, by USAGE_CUSTOMERS."""
+        return Permitted(only=self.usage_customers or None)
+
+    def says_slicing(self, metric_id: str) -> str:
+        """The setting that says a metric's slicing, for people: METRICS_FILE or METRIC_SLICINGS."""
+        file = self.metrics_file
+        return "METRICS_FILE" if file and metric_id in file.slicings else "METRIC_SLICINGS"
+
+    def says_calculation(self, metric_id: str) -> str:
+        """The setting that says a metric's calculation, for people: METRICS_FILE or METRIC_CALCULATIONS."""
+        file = self.metrics_file
+        return "METRICS_FILE" if file and metric_id in file.calculations else "METRIC_CALCULATIONS"
 
     def usage_start_of(self, customer_id: str) -> datetime:
         """The first hour billed for a customer: its own cut-over where it has one, else ``USAGE_START``."""

@@ -57,6 +57,7 @@ def test_the_definitions_are_these(definitions: dg.Definitions, snapshot: Snapsh
                 "cron": schedule.cron_schedule,
                 "timezone": schedule.execution_timezone,
                 "status": schedule.default_status.value,
+                "tags": dict(schedule.tags),
                 "description": _first_line(schedule.description),
             }
             for schedule in repository.schedule_defs
@@ -66,6 +67,7 @@ def test_the_definitions_are_these(definitions: dg.Definitions, snapshot: Snapsh
                 "jobs": sorted(target.job_name for target in sensor.targets),
                 "seconds": sensor.minimum_interval_seconds,
                 "status": sensor.default_status.value,
+                "tags": dict(sensor.tags),
                 "description": _first_line(sensor.description),
             }
             for sensor in repository.sensor_defs
@@ -143,6 +145,7 @@ def _asset(spec: dg.AssetSpec) -> dict[str, Any]:
         "group": spec.group_name,
         "kinds": sorted(spec.kinds),
         "owners": list(spec.owners),
+        "tags": {name: value for name, value in spec.tags.items() if not name.startswith("dagster/kind/")},
         "partitions": str(spec.partitions_def) if spec.partitions_def else None,
         "table": spec.metadata["dagster/table_name"],
         "description": _first_line(spec.description),

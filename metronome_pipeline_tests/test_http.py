@@ -351,6 +351,23 @@ def test_retries_are_logged_at_info_and_the_final_failure_is_not(logged: list[lo
     assert "Solvimon answered 503 to POST /v1/words: attempt 2 of at most 3 follows" in ours[0].getMessage()
 
 
+def test_of_a_thousand_retries_of_a_kind_ten_are_told_at_info(logged: list[logging.LogRecord]) -> None:
+    script = Scripted(*[answer for _ in range(1_000) for answer in (bad(503), ok({"word": "hello"}))])
+
+    async def main() -> None:
+        async with session(script.transport(), policy=QUICK) as http:
+            for _ in range(1_000):
+                await ask(http)
+
+    asyncio.run(main())
+    ours = [record for record in logged if record.name == "metronome_pipeline.http"]
+    assert len(ours) == 1_000
+    told = [record.getMessage() for record in ours if record.levelno >= logging.INFO]
+    assert len(told) == 10
+    assert told[-1].endswith(" 512 like this so far.")
+    assert "like this" not in told[0]
+
+
 def test_the_user_agent_names_package_and_run() -> None:
     script = Scripted(ok({"word": "hello"}))
     ask_scripted(script)

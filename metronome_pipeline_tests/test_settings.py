@@ -278,6 +278,14 @@ def test_the_test_host_and_loopback_need_none(url: str) -> None:
     assert settings(SOLVIMON_BASE_URL=url).solvimon_live is False
 
 
+@pytest.mark.parametrize("name", ["acme-1", "acme/1", "Ökostrom", "a b", "a" * 51])
+def test_an_account_name_is_what_fits_into_a_key_a_pool_and_a_tag(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"ACCOUNT_NAME is .*: use letters, digits and _ only, at most 50"):
+        settings(ACCOUNT_NAME=name)
+    assert settings(ACCOUNT_NAME="Acme_1").account_name == "Acme_1"
+    assert settings().account_name == ""
+
+
 def test_the_account_pair_is_made_of_hosts_environment_and_platform() -> None:
     assert settings().account_pair == AccountPair("api.metronome.com", "production", "test.api.solvimon.com", "")
     assert settings(

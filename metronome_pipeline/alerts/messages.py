@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from metronome_pipeline.alerts.problems import Problem
-from metronome_pipeline.setting_values import is_loopback
-from metronome_pipeline.settings import TEST_HOST, Settings
+from metronome_pipeline.settings import Settings
+from metronome_pipeline.workflows.tags import environment_of
 
 _LONGEST_SUBJECT = 180
 
@@ -19,18 +19,23 @@ class Place:
 
     Attributes:
         environment: sandbox, test or live: how much a problem there weighs.
+        account: The account's name; "" where there is one account only.
         accounts: The account pair, in words.
         ui: The address of Dagster's UI, without a slash at its end; None: there are no links.
     """
 
     environment: str
+    account: str
     accounts: str
     ui: str | None
 
 
 @dataclass(frozen=True)
 class Message:
-    """A subject, which begins with the environment, and the rest. Plain text: each channel escapes it in its way."""
+    """A subject, which begins with the environment and the account's name, and the rest.
+
+    Plain text: each channel escapes it in its way.
+    """
 
     subject: str
     body: str
@@ -41,14 +46,7 @@ def place_of(settings: Settings) -> Place:
     pair = settings.account_pair
     platform = f", platform {pair.solvimon_platform_id}" if pair.solvimon_platform_id else ""
     accounts = f"{pair.metronome_environment} at {pair.metronome_host} to {pair.solvimon_host}{platform}"
-    return Place(environment_of(settings), accounts, settings.dagster_ui_url)
-
-
-def environment_of(settings: Settings) -> str:
-    """``sandbox`` on loopback, ``test`` on Solvimon's test host, else ``live``: events there become invoices."""
-    if is_loopback(settings.solvimon_base_url):
-        return "sandbox"
-    return "test" if settings.account_pair.solvimon_host == TEST_HOST else "live"
+    return Place(environment_of(settings), settings.account_name, accounts, settings.dagster_ui_url)
 
 
 def told(problem: Problem, place: Place, *, since: datetime | None = None) -> Message:
@@ -79,7 +77,7 @@ def duration(time: timedelta) -> str:
 
 
 def _message(headline: str, lines: list[str], place: Place) -> Message:
-    subject = f"[{place.environment}] {headline}"
+    subject = f"[{f'{place.environment} {place.account}'.strip()}] {headline}"
     cut = subject if len(subject) <= _LONGEST_SUBJECT else f"{subject[: _LONGEST_SUBJECT - 1]}…"
     whole = [] if cut == subject else [headline]
     return Message(cut, "\n".join([*whole, *lines, f"Accounts: {place.accounts}."]))

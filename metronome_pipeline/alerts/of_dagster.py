@@ -5,7 +5,6 @@ the ledger knows (``of_ledger.py``), and what is told of either (``telling.py``)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import dagster as dg
@@ -14,22 +13,23 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
-from dagster._core.storage.tags import REPOSITORY_LABEL_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import WILL_RETRY_TAG
 
+from metronome_pipeline.alerts.here import Here
 from metronome_pipeline.alerts.problems import MOST_RECORDS, Kind, Problem, counted, record
 from metronome_pipeline.automation.daily import closed_days, day_of
 from metronome_pipeline.automation.jobs import IMPORTS
-from metronome_pipeline.automation.runs import PARTITION, RANGE_END, RANGE_START, hour_of, key_of
+from metronome_pipeline.automation.runs import hour_of, key_of
 from metronome_pipeline.automation.schedules import closed_hours
 from metronome_pipeline.errors import quoted
 from metronome_pipeline.mapping.periods import midnights
-from metronome_pipeline.settings import Settings
 from metronome_pipeline.workflows.due import Workflow
-from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
+from metronome_pipeline.workflows.grouped_usage import grouped_usage_workflow
 from metronome_pipeline.workflows.period_ingestion import bills_by_period
-from metronome_pipeline.workflows.period_usage import PERIOD_USAGE
-from metronome_pipeline.workflows.reconciliation_reports import RECONCILIATION
-from metronome_pipeline.workflows.usage import USAGE
+from metronome_pipeline.workflows.period_usage import period_usage_workflow
+from metronome_pipeline.workflows.reconciliation_reports import reconciliation_key
+from metronome_pipeline.workflows.tags import partitions_asked
+from metronome_pipeline.workflows.usage import usage_workflow
 
 FAILURES_WITHIN = timedelta(days=35)
 """How far back failed runs are looked for. Newer runs of a job that goes on failing keep its problem open."""
@@ -37,29 +37,11 @@ _MOST_FAILURES = 100
 _HOUR = timedelta(hours=1)
 _LONGEST_SENTENCE = 400
 _DAY_KEY = "%Y-%m-%d"
-_DESTINATIONS: Mapping[str, dg.AssetKey] = {
-    **{f"ingest_{workflow.name}": workflow.destination for workflow in (USAGE, GROUPED_USAGE, PERIOD_USAGE)},
-    "reconcile": RECONCILIATION,
-}
 # What these four say, the ledger says by itself, and sooner: also right after a person's command.
 _TOLD_BY_THE_LEDGER = {"nothing_in_quarantine", "nothing_held_by_the_brake", "nothing_left_unsettled", "nothing_late"}
-# Assets whose checks hold for their own partition, but for those that hold for the account: these speak by their
-# latest evaluation, like the checks of every other asset. Dagster itself plans all of them by partition.
-_BY_PARTITION = {RECONCILIATION}
+# Checks of the reconciliation hold for their own partition, but for those that hold for the account: these speak by
+# their latest evaluation, like the checks of every other asset. Dagster itself plans all of them by partition.
 _OF_THE_ACCOUNT = {"reference_deduplication_proved"}
-
-
-@dataclass(frozen=True)
-class Here:
-    """Whose runs and checks are meant: an instance may serve several code locations, one for each account pair."""
-
-    instance: dg.DagsterInstance
-    location: str | None = None
-
-    def owns(self, run: dg.DagsterRun) -> bool:
-        """Whether a run is of this code location. One without a label was not launched by a daemon or a webserver."""
-        label = run.tags.get(REPOSITORY_LABEL_TAG)
-        return self.location is None or label is None or label.rpartition("@")[2] == self.location
 
 
 # Failed runs ---------------------------------------------------------------------------------------------------------
@@ -75,7 +57,8 @@ def failed_runs(here: Here, now: datetime) -> Iterator[Problem]:
         here: Whose runs.
         now: Dagster's time, which no test moves.
     """
-    wanted = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], created_after=now - FAILURES_WITHIN)
+    failed, since = [dg.DagsterRunStatus.FAILURE], now - FAILURES_WITHIN
+    wanted = dg.RunsFilter(statuses=failed, created_after=since, tags=here.label)
     undone: dict[str, list[dg.DagsterRun]] = {}
     for each in here.instance.get_run_records(wanted, limit=_MOST_FAILURES):
         run = each.dagster_run
@@ -111,8 +94,8 @@ def _is_made_good(here: Here, failed: dg.RunRecord) -> bool:
     partitions = partitions_of(run)
     if not partitions:
         return _succeeded_since(here, failed)
-    job = _DESTINATIONS.get(run.job_name)
-    assets = run.asset_selection or ({job} if job else set())
+    destination = here.destination(run.job_name)
+    assets = run.asset_selection or ({destination} if destination else set())
     failure = _failed_at(here.instance, run.run_id)
     return bool(assets) and all(
         len(_materialized_after(here.instance, asset, partitions, failure)) == len(partitions) for asset in assets
@@ -128,7 +111,8 @@ def _succeeded_since(here: Here, failed: dg.RunRecord) -> bool:
     names = {*jobs, _what_runs(run)}
     since = failed.create_timestamp
     for job in jobs:
-        wanted = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS], created_after=since)
+        succeeded = [dg.DagsterRunStatus.SUCCESS]
+        wanted = dg.RunsFilter(job_name=job, statuses=succeeded, created_after=since, tags=here.label)
         if any(here.owns(later) and _what_runs(later) in names for later in here.instance.get_runs(wanted)):
             return True
     return False
@@ -136,10 +120,10 @@ def _succeeded_since(here: Here, failed: dg.RunRecord) -> bool:
 
 def partitions_of(run: dg.DagsterRun) -> list[str]:
     """The keys of the hours or days that a run was asked for; none for a run without partitions."""
-    one = run.tags.get(PARTITION)
-    first, last = run.tags.get(RANGE_START, one), run.tags.get(RANGE_END, one)
-    if not first or not last:
+    asked = partitions_asked(run.tags)
+    if asked is None:
         return []
+    first, last = asked
     if len(first) == len("2026-01-05"):
         return [day.strftime(_DAY_KEY) for day in midnights(day_of(first), day_of(last))]
     start, end = hour_of(first), hour_of(last)
@@ -196,13 +180,16 @@ def red_checks(here: Here, checks: Mapping[dg.AssetCheckKey, str]) -> Iterator[P
         here: Whose checks.
         checks: Every check of the code location, with its description, which says what to do.
     """
+    reconciliation = reconciliation_key(here.settings)
     for key, description in sorted(checks.items(), key=lambda item: item[0].to_user_string()):
         if key.name in _TOLD_BY_THE_LEDGER:
             continue
-        red = _red(here.instance, key)
+        reconciled = key.asset_key == reconciliation
+        by_partition = reconciled and key.name not in _OF_THE_ACCOUNT
+        red = _red_by_partition(here.instance, key) if by_partition else _failed_last(here.instance, key, None)
         if not red:
             continue
-        reconciled, evidence = key.asset_key == RECONCILIATION, _evidence(red[-1])
+        evidence = _evidence(red[-1])
         days = [each.partition for each in red if each.partition]
         where = f" on {counted(len(days), 'day')}, the last {days[-1]}" if days else ""
         asset = key.asset_key.to_user_string()
@@ -218,10 +205,8 @@ def red_checks(here: Here, checks: Mapping[dg.AssetCheckKey, str]) -> Iterator[P
         )
 
 
-def _red(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> list[AssetCheckExecutionRecord]:
-    """Failed evaluations that are the last of their partition, by partition; or the last one of all, if it failed."""
-    if key.asset_key not in _BY_PARTITION or key.name in _OF_THE_ACCOUNT:
-        return _failed_last(instance, key, None)
+def _red_by_partition(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> list[AssetCheckExecutionRecord]:
+    """Failed evaluations that are the last of their partition, by partition."""
     suspects = sorted(
         info.partition_key
         for info in instance.event_log_storage.get_asset_check_partition_info([key])
@@ -233,6 +218,7 @@ def _red(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> list[AssetCheck
 def _failed_last(
     instance: dg.DagsterInstance, key: dg.AssetCheckKey, only: PartitionKeyFilter | None
 ) -> list[AssetCheckExecutionRecord]:
+    """The last evaluation of all, or of one partition, if it failed."""
     completed = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
     latest = instance.event_log_storage.get_asset_check_execution_history(
         key, limit=1, status=completed, partition_filter=only
@@ -258,24 +244,26 @@ def _evidence(red: AssetCheckExecutionRecord) -> tuple[str, ...]:
 # Stale usage ---------------------------------------------------------------------------------------------------------
 
 
-def stale_usage(here: Here, settings: Settings, now: datetime) -> Iterator[Problem]:
+def stale_usage(here: Here, now: datetime) -> Iterator[Problem]:
     """One problem for each workflow that is on and has hours (or days) which closed some hours ago and are not done.
 
     Args:
-        here: Whose materializations.
-        settings: Which workflows are on, since when, and how long an hour may take (``ALERT_STALE_HOURS``).
+        here: Whose materializations, and by its settings which workflows are on, since when, and how long an hour may
+            take (``ALERT_STALE_HOURS``).
         now: The database's time, which tests move.
     """
+    settings = here.settings
     by = now - timedelta(hours=settings.alert_stale_hours)
-    workflows = [USAGE] * settings.usage_enabled + [GROUPED_USAGE] * settings.grouped_usage_enabled
+    workflows = [usage_workflow(settings)] * settings.usage_enabled
+    workflows += [grouped_usage_workflow(settings)] * settings.grouped_usage_enabled
     for workflow in workflows:
-        yield from _stale(here, workflow, [key_of(hour) for hour in closed_hours(settings, by)], "hour", settings)
+        yield from _stale(here, workflow, [key_of(hour) for hour in closed_hours(settings, by)], "hour")
     if bills_by_period(settings):
         days = [day.strftime(_DAY_KEY) for day in closed_days(settings, by)]
-        yield from _stale(here, PERIOD_USAGE, days, "day", settings)
+        yield from _stale(here, period_usage_workflow(settings), days, "day")
 
 
-def _stale(here: Here, workflow: Workflow, due: Sequence[str], unit: str, settings: Settings) -> Iterator[Problem]:
+def _stale(here: Here, workflow: Workflow, due: Sequence[str], unit: str) -> Iterator[Problem]:
     if not due:
         return
     done = here.instance.get_materialized_partitions(workflow.destination)
@@ -287,7 +275,7 @@ def _stale(here: Here, workflow: Workflow, due: Sequence[str], unit: str, settin
         key=f"stale {workflow.name}",
         kind=Kind.stale_usage,
         what=f"{counted(len(missing), f'closed {unit}')} of {asset} {'is' if len(missing) == 1 else 'are'} not "
-        f"ingested, {settings.alert_stale_hours} hours after closing.",
+        f"ingested, {here.settings.alert_stale_hours} hours after closing.",
         state=f"{len(missing)} {missing[-1]}",
         to_do="See why the runs of this workflow fail, wait in the queue, or are not requested: the schedule may be "
         "off. Missing ones are requested by the schedule, or by a backfill in Dagster.",

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
+import dagster as dg
 import psycopg
 
 from metronome_pipeline.alerts.problems import MOST_RECORDS, Kind, Problem, counted, record
@@ -17,29 +18,29 @@ from metronome_pipeline.ledger.evidence import LATE_SHOWN
 
 Connection = psycopg.Connection[Any]
 
-_CHECKS = "assets/solvimon/usage_events?view=checks"
-
 
 def problems_of_ledger(
-    connection: Connection, pair_id: int, *, unsettled_for: timedelta, anchor_day: int
+    connection: Connection, pair_id: int, *, events: dg.AssetKey, unsettled_for: timedelta, anchor_day: int
 ) -> list[Problem]:
     """Everything of an account pair that waits for a person.
 
     Args:
         connection: A transaction.
         pair_id: The account pair.
+        events: The asset of its usage events, whose checks show the same.
         unsettled_for: How long an hour may stay unsettled before anyone is told.
         anchor_day: The day of the month on which billing periods begin: late changes are one problem a period.
     """
+    page = f"assets/{events.to_user_string()}?view=checks"
     return [
-        *_quarantined(connection, pair_id),
-        *_held_by_the_brake(connection, pair_id),
-        *_late(connection, pair_id, anchor_day),
-        *_unsettled(connection, pair_id, unsettled_for),
+        *_quarantined(connection, pair_id, page),
+        *_held_by_the_brake(connection, pair_id, page),
+        *_late(connection, pair_id, page, anchor_day),
+        *_unsettled(connection, pair_id, page, unsettled_for),
     ]
 
 
-def _quarantined(connection: Connection, pair_id: int) -> Iterator[Problem]:
+def _quarantined(connection: Connection, pair_id: int, page: str) -> Iterator[Problem]:
     """One problem for each of Solvimon's reasons: whatever is refused for the same one, needs the same remedy."""
     rows = connection.execute(_QUARANTINED, {"pair_id": pair_id, "most": MOST_RECORDS})
     for (code, where, events, newest), some in groupby(rows, key=lambda row: row[:4]):
@@ -54,11 +55,11 @@ def _quarantined(connection: Connection, pair_id: int) -> Iterator[Problem]:
             "retry`. `metronome-pipeline quarantine list` shows all. The rest of the usage went through.",
             records=records,
             more=events - len(records),
-            page=_CHECKS,
+            page=page,
         )
 
 
-def _held_by_the_brake(connection: Connection, pair_id: int) -> Iterator[Problem]:
+def _held_by_the_brake(connection: Connection, pair_id: int, page: str) -> Iterator[Problem]:
     """One problem a metric: each new plan of the same decrease has a digest of its own, and is the same problem."""
     rows = connection.execute(_BRAKED, {"pair_id": pair_id, "most": MOST_RECORDS})
     for (metric_id, metric, plans), some in groupby(rows, key=lambda row: row[:3]):
@@ -83,11 +84,11 @@ def _held_by_the_brake(connection: Connection, pair_id: int) -> Iterator[Problem
             "these hours are billed as before.",
             records=records,
             more=plans - len(records),
-            page=_CHECKS,
+            page=page,
         )
 
 
-def _late(connection: Connection, pair_id: int, anchor_day: int) -> Iterator[Problem]:
+def _late(connection: Connection, pair_id: int, page: str, anchor_day: int) -> Iterator[Problem]:
     """One problem a billing period, as long as a change is held, or was sent within 35 days."""
     parameters = {"pair_id": pair_id, "anchor_day": anchor_day, "within": LATE_SHOWN, "most": MOST_RECORDS}
     rows = connection.execute(_LATE, parameters)
@@ -106,11 +107,11 @@ def _late(connection: Connection, pair_id: int, anchor_day: int) -> Iterator[Pro
             f"invoice, so bill or credit it by hand. It is over {LATE_SHOWN.days} days after the last such change.",
             records=records,
             more=events - len(records),
-            page=_CHECKS,
+            page=page,
         )
 
 
-def _unsettled(connection: Connection, pair_id: int, unsettled_for: timedelta) -> Iterator[Problem]:
+def _unsettled(connection: Connection, pair_id: int, page: str, unsettled_for: timedelta) -> Iterator[Problem]:
     """One problem for all: hours that no run could settle, without those that wait for a person elsewhere."""
     parameters = {"pair_id": pair_id, "for": unsettled_for, "most": MOST_RECORDS}
     rows = connection.execute(_UNSETTLED, parameters).fetchall()
@@ -125,7 +126,7 @@ def _unsettled(connection: Connection, pair_id: int, unsettled_for: timedelta) -
             "wait for no quarantined event and no brake.",
             records=tuple(record(customer, metric, _hour(hour)) for _, _, customer, metric, hour in rows),
             more=hours - len(rows),
-            page=_CHECKS,
+            page=page,
         )
 
 

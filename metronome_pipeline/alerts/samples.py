@@ -17,11 +17,12 @@ _WHAT = {
     Kind.run_failure: "Run 0f1e2d3c of ingest_usage failed.",
     Kind.red_check: "Every metric is billed: not so for metronome/usage.",
 }
-_PAGES = {Kind.run_failure: "runs", Kind.reconciliation: "assets/solvimon/reconciliation?view=checks"}
+_ASSETS = {Kind.reconciliation: "solvimon/reconciliation", Kind.red_check: "metronome/usage"}
 
 
-def sample(kind: Kind) -> Problem:
-    """A problem of a kind that nobody has."""
+def sample(kind: Kind, account: str = "") -> Problem:
+    """A problem of a kind that nobody has, in an account with a name or without."""
+    asset = "/".join([*([account] if account else []), _ASSETS.get(kind, "solvimon/usage_events")])
     return Problem(
         key=f"sample {kind.name}",
         kind=kind,
@@ -29,13 +30,13 @@ def sample(kind: Kind) -> Problem:
         state="",
         to_do="Nothing: this is a test, asked for with `metronome-pipeline alert test`.",
         records=(record("Example customer", "API calls", "2026-01-31 13:00 UTC"),),
-        page=_PAGES.get(kind, "assets/solvimon/usage_events?view=checks"),
+        page="runs" if kind is Kind.run_failure else f"assets/{asset}?view=checks",
     )
 
 
 def sample_messages(place: Place, now: datetime) -> dict[str, Message]:
     """A message of each kind, by its name, and one of a problem that is over; each says that it is a test."""
-    told = {kind.value: messages.told(sample(kind), place) for kind in Kind}
+    told = {kind.value: messages.told(sample(kind, place.account), place) for kind in Kind}
     over = messages.over(sample(Kind.quarantine).headline, now - timedelta(hours=3), now, place)
     return {name: _as_test(message) for name, message in {**told, "Over": over}.items()}
 

@@ -9,14 +9,17 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from metronome_pipeline.alerts.channels import channels_of
+from metronome_pipeline.alerts.here import Here
 from metronome_pipeline.alerts.messages import place_of
-from metronome_pipeline.alerts.of_dagster import Here, failed_runs, red_checks, stale_usage
+from metronome_pipeline.alerts.of_dagster import failed_runs, red_checks, stale_usage
 from metronome_pipeline.alerts.of_ledger import problems_of_ledger
 from metronome_pipeline.alerts.problems import Problem, in_order
 from metronome_pipeline.alerts.telling import tell
 from metronome_pipeline.automation.jobs import shown
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.storage.resource import Store, StoreResource
+from metronome_pipeline.workflows.tags import tags_of
+from metronome_pipeline.workflows.usage import usage_workflow
 
 
 def alert_sensors(settings: Settings) -> list[dg.SensorDefinition]:
@@ -28,7 +31,7 @@ def alert_sensors(settings: Settings) -> list[dg.SensorDefinition]:
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
         metadata=shown(settings.resource_owners),
-        tags={"workflow": "alerts"},
+        tags=tags_of(settings, "alerts"),
         description="Tells people, through ALERT_WEBHOOK_URL and ALERT_EMAIL_TO, of failed runs, red checks, usage "
         "that is stale or unsettled, quarantine, the brake and late changes: once when it begins and once when it is "
         "over. A channel that is down is tried again by the next tick, which says so. It requests no run.",
@@ -57,11 +60,12 @@ def alert_sensors(settings: Settings) -> list[dg.SensorDefinition]:
 def problems_of(context: dg.SensorEvaluationContext, opened: Store, settings: Settings) -> Sequence[Problem]:
     """Everything that is wrong with an account pair now, by kind."""
     origin = context.code_location_origin
-    here = Here(context.instance, origin.location_name if origin else None)
+    here = Here(context.instance, settings, origin.location_name if origin else None)
     with opened.database.transaction() as connection:
         of_ledger = problems_of_ledger(
             connection,
             opened.pair.pair_id,
+            events=usage_workflow(settings).destination,
             unsettled_for=timedelta(hours=settings.alert_stale_hours),
             anchor_day=settings.billing_period_anchor_day,
         )
@@ -70,7 +74,7 @@ def problems_of(context: dg.SensorEvaluationContext, opened: Store, settings: Se
             *of_ledger,
             *failed_runs(here, datetime.now(UTC)),
             *red_checks(here, _checks(context)),
-            *stale_usage(here, settings, opened.clock.now()),
+            *stale_usage(here, opened.clock.now()),
         ]
     )
 

@@ -5,7 +5,7 @@ requested because of a change (``sensors.py``).
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from metronome_pipeline.errors import PipelineError, Refused
 from metronome_pipeline.mapping.meters import one_line_name, property_reference
 from metronome_pipeline.metronome.api import MetronomeApi
 from metronome_pipeline.metronome.records import AuditLog
+from metronome_pipeline.settings import Permitted
 from metronome_pipeline.storage.changes import Kind, Known
 
 AUDIT_PAGES = 3
@@ -73,16 +74,15 @@ def change_of(kind: Kind, known: Known) -> Change | None:
     return None
 
 
-def noticed_in(entries: Iterable[AuditLog], allowed: Mapping[Kind, Collection[str]]) -> dict[Kind, Notice]:
-    """The newest entry that mentions each kind; not of what failed, nor of records that an allow-list leaves out."""
+def noticed_in(entries: Iterable[AuditLog], allowed: Mapping[Kind, Permitted]) -> dict[Kind, Notice]:
+    """The newest entry that mentions each kind; not of what failed, nor of records that the settings leave out."""
     noticed: dict[Kind, Notice] = {}
     for entry in entries:
         if (entry.status or "").lower() == "failure":
             continue
         words = (entry.resource_type or "").lower()
         for kind in (kind for word, kind in _MENTIONS.items() if word in words):
-            only = allowed.get(kind, ())
-            ours = not only or entry.resource_id is None or entry.resource_id in only
+            ours = entry.resource_id is None or entry.resource_id in allowed.get(kind, Permitted())
             if ours and (kind not in noticed or entry.timestamp >= noticed[kind].at):
                 noticed[kind] = Notice(entry.id, entry.timestamp)
     return noticed
@@ -93,7 +93,7 @@ async def look_at_audit_log(
     *,
     since: datetime,
     next_page: str | None,
-    allowed: Mapping[Kind, Collection[str]],
+    allowed: Mapping[Kind, Permitted],
     seconds: float,
 ) -> Look:
     """Reads the audit log on from a cursor, or from a moment, within some seconds. Never raises for Metronome's sake.

@@ -10,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from metronome_pipeline.automation.jobs import Jobs, shown
-from metronome_pipeline.automation.runs import IN_VAIN, PARTITION, UNDER_WAY, key_of
+from metronome_pipeline.automation.runs import IN_VAIN, UNDER_WAY, is_of_account, key_of
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.sweeps.findings import Waiting, waiting
 from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
+from metronome_pipeline.workflows.tags import PARTITION, RANGE, account_tags, tags_of
 from metronome_pipeline.workflows.usage import USAGE
 
 OF_SWEEP = "sweep"
@@ -27,11 +28,11 @@ def sweep_findings(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
 
     @dg.sensor(
         name="sweep_findings",
-        jobs=[jobs[_job(workflow.name)] for workflow in (USAGE, GROUPED_USAGE)],
+        jobs=[jobs[_job(workflow)] for workflow in (USAGE, GROUPED_USAGE)],
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         metadata=shown(settings.resource_owners),
-        tags={"workflow": "sweep"},
+        tags=tags_of(settings, "sweep"),
         description="Requests the runs that correct what a sweep found, from the hours that the sweep has read: once "
         "its run has ended, and again 15 minutes after a run that failed. It reads the database only.",
     )
@@ -40,21 +41,26 @@ def sweep_findings(settings: Settings, jobs: Jobs) -> dg.SensorDefinition:
             found = waiting(connection, opened.pair.pair_id)
         if not found:
             return dg.SkipReason("Nothing to correct: no sweep has an open finding.")
-        answers = [_answer(context.instance, each, datetime.now(UTC)) for each in found]
+        answers = [_answer(context.instance, settings, each, datetime.now(UTC)) for each in found]
         requests = [answer for answer in answers if isinstance(answer, dg.RunRequest)]
         return requests or dg.SkipReason(" ".join(str(answer) for answer in answers))
 
     return sensor
 
 
-def _answer(instance: dg.DagsterInstance, found: Waiting, now: datetime) -> dg.RunRequest | str:
+def _answer(instance: dg.DagsterInstance, settings: Settings, found: Waiting, now: datetime) -> dg.RunRequest | str:
     """The run that plans some findings, or the reason why there is none now."""
     sweeping = instance.get_run_by_id(found.run_id)
     if sweeping is not None and sweeping.status in UNDER_WAY:
         return f"Sweep {found.sweep_id} is still under way, in run {found.run_id}."
     workflow = GROUPED_USAGE if found.grouped else USAGE
-    job = _job(workflow.name)
-    runs = instance.get_run_records(dg.RunsFilter(job_name=job, tags={OF_SWEEP: str(found.sweep_id)}))
+    job = _job(workflow)
+    tags = {OF_SWEEP: str(found.sweep_id), **account_tags(settings)}
+    runs = [
+        each
+        for each in instance.get_run_records(dg.RunsFilter(job_name=job, tags=tags))
+        if is_of_account(each.dagster_run, settings.account_name)
+    ]
     running = [each for each in runs if each.dagster_run.status in UNDER_WAY]
     if running:
         return f"Run {running[0].dagster_run.run_id} is planning what sweep {found.sweep_id} found."
@@ -67,10 +73,11 @@ def _answer(instance: dg.DagsterInstance, found: Waiting, now: datetime) -> dg.R
     return dg.RunRequest(
         run_key=f"{job} of sweep {found.sweep_id}, attempt {attempt}",
         job_name=job,
-        run_config={"ops": {workflow.name: {"config": {"sweep": found.sweep_id}}}},
+        run_config={"ops": {workflow: {"config": {"sweep": found.sweep_id}}}},
         tags={
             OF_SWEEP: str(found.sweep_id),
             PARTITION: key_of(found.first),
+            RANGE: f"from {found.first:%Y-%m-%d %H:%M} UTC on",
             "attempt": str(attempt),
             "because": f"{found.hours} hours of {found.customers} customers differ",
         },

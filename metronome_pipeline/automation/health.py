@@ -4,6 +4,7 @@ import dagster as dg
 
 from metronome_pipeline.automation.jobs import shown
 from metronome_pipeline.settings import Settings
+from metronome_pipeline.workflows.tags import tags_of
 
 
 def daily_billing_health(settings: Settings, job: dg.JobDefinition) -> dg.ScheduleDefinition:
@@ -15,7 +16,7 @@ def daily_billing_health(settings: Settings, job: dg.JobDefinition) -> dg.Schedu
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         metadata=shown(settings.resource_owners),
-        tags={"workflow": "billing_health"},
+        tags=tags_of(settings, "billing_health"),
         description="Each day: the last 35 days at a glance, from the ledger alone, once the night's sweep and "
         "reconciliation are done.",
     )

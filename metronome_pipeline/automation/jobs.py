@@ -8,16 +8,19 @@ from typing import Any
 
 import dagster as dg
 
+from metronome_pipeline.settings import Settings
 from metronome_pipeline.sweeps.sweeps import SweepKind
-from metronome_pipeline.workflows.billing_health import BILLING_HEALTH
+from metronome_pipeline.workflows.billing_health import billing_health_key
 from metronome_pipeline.workflows.due import Workflow
-from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
-from metronome_pipeline.workflows.period_usage import PERIOD_USAGE
-from metronome_pipeline.workflows.reconciliation_reports import RECONCILIATION
+from metronome_pipeline.workflows.grouped_usage import grouped_usage_workflow
+from metronome_pipeline.workflows.naming import asset_key
+from metronome_pipeline.workflows.period_usage import period_usage_workflow
+from metronome_pipeline.workflows.reconciliation_reports import reconciliation_key
 from metronome_pipeline.workflows.retention import retire_usage
-from metronome_pipeline.workflows.retry import retry
-from metronome_pipeline.workflows.sweep import STEP, SWEEP
-from metronome_pipeline.workflows.usage import USAGE
+from metronome_pipeline.workflows.retry import retry_op
+from metronome_pipeline.workflows.sweep import sweep_key
+from metronome_pipeline.workflows.tags import tags_of
+from metronome_pipeline.workflows.usage import usage_workflow
 
 Jobs = Mapping[str, Any]
 
@@ -32,83 +35,90 @@ SOURCES = {"customers": "customers", "meters": "billable_metrics", "products": "
 """What each of them is in Metronome."""
 
 
-def jobs(owners: Sequence[str] = ()) -> Jobs:
+def jobs(settings: Settings) -> Jobs:
     """Every job by its name."""
     made = [
-        _import("import_customers", "Every Metronome customer becomes a Solvimon customer.", owners),
-        _import("import_meters", "Every billable metric becomes a meter with its calculation.", owners),
-        _import("import_products", "Usage and subscription products become products with one item each.", owners),
-        _import("import_everything", "All imports: customers, meters, then products, which need meters.", owners),
-        _ingest(USAGE, "Usage of the chosen hours, from Metronome into Solvimon. A range is one run.", owners),
+        _import("import_customers", "Every Metronome customer becomes a Solvimon customer.", settings),
+        _import("import_meters", "Every billable metric becomes a meter with its calculation.", settings),
+        _import("import_products", "Usage and subscription products become products with one item each.", settings),
+        _import("import_everything", "All imports: customers, meters, then products, which need meters.", settings),
         _ingest(
-            GROUPED_USAGE,
-            "Usage with properties of the chosen hours. Only metrics that are billed with properties.",
-            owners,
+            usage_workflow(settings),
+            "Usage of the chosen hours, from Metronome into Solvimon. A range is one run.",
+            settings,
         ),
         _ingest(
-            PERIOD_USAGE,
+            grouped_usage_workflow(settings),
+            "Usage with properties of the chosen hours. Only metrics that are billed with properties.",
+            settings,
+        ),
+        _ingest(
+            period_usage_workflow(settings),
             "Usage by period to date of the chosen days, whose billing periods are read whole. Only metrics that "
             "METRIC_CALCULATIONS bills by PERIOD_TO_DATE.",
-            owners,
+            settings,
         ),
-        _retry_quarantine(owners),
-        _sweep(SweepKind.usage, "Compare the trailing days with the ledger, and open those that differ.", owners),
-        _sweep(SweepKind.usage_by_hour, "Compare the trailing days with the ledger hour by hour.", owners),
-        _sweep(SweepKind.closed_periods, "Compare everything older with the ledger, day by day.", owners),
-        _correct(USAGE, owners),
-        _correct(GROUPED_USAGE, owners),
-        _reconcile(owners),
-        _billing_health(owners),
-        _retire_usage(owners),
+        _retry_quarantine(settings),
+        _sweep(SweepKind.usage, "Compare the trailing days with the ledger, and open those that differ.", settings),
+        _sweep(SweepKind.usage_by_hour, "Compare the trailing days with the ledger hour by hour.", settings),
+        _sweep(SweepKind.closed_periods, "Compare everything older with the ledger, day by day.", settings),
+        _correct(usage_workflow(settings), settings),
+        _correct(grouped_usage_workflow(settings), settings),
+        _reconcile(settings),
+        _billing_health(settings),
+        _retire_usage(settings),
     ]
     return {job.name: job for job in made}
 
 
-def _reconcile(owners: Sequence[str]) -> Any:
+def _reconcile(settings: Settings) -> Any:
     return dg.define_asset_job(
         "reconcile",
-        dg.AssetSelection.assets(RECONCILIATION),
+        dg.AssetSelection.assets(reconciliation_key(settings)),
         description="Compare both sides over the chosen days, to the last digit. A range is one run. Nothing is sent.",
-        tags={"workflow": "reconciliation"},
-        metadata=shown(owners),
+        tags=tags_of(settings, "reconciliation"),
+        metadata=shown(settings.resource_owners),
     )
 
 
-def _billing_health(owners: Sequence[str]) -> Any:
+def _billing_health(settings: Settings) -> Any:
     return dg.define_asset_job(
         "billing_health",
-        dg.AssetSelection.assets(BILLING_HEALTH),
+        dg.AssetSelection.assets(billing_health_key(settings)),
         description="The last 35 days at a glance, from the ledger alone. Neither API is asked anything.",
-        tags={"workflow": "billing_health"},
-        metadata=shown(owners),
+        tags=tags_of(settings, "billing_health"),
+        metadata=shown(settings.resource_owners),
     )
 
 
-def _import(name: str, description: str, owners: Sequence[str]) -> Any:
-    assets = [key for what in IMPORTS[name] for key in (["metronome", SOURCES[what]], ["solvimon", what])]
-    selection = dg.AssetSelection.assets(*assets)
+def _import(name: str, description: str, settings: Settings) -> Any:
+    sources = [asset_key(settings, "metronome", SOURCES[what]) for what in IMPORTS[name]]
+    destinations = [asset_key(settings, "solvimon", what) for what in IMPORTS[name]]
+    selection = dg.AssetSelection.assets(*sources, *destinations)
     return dg.define_asset_job(
-        name, selection, description=description, tags={"workflow": name}, metadata=shown(owners)
+        name, selection, description=description, tags=tags_of(settings, name), metadata=shown(settings.resource_owners)
     )
 
 
-def _ingest(workflow: Workflow, description: str, owners: Sequence[str]) -> Any:
+def _ingest(workflow: Workflow, description: str, settings: Settings) -> Any:
     selection = dg.AssetSelection.assets(workflow.source, workflow.destination)
     return dg.define_asset_job(
         f"ingest_{workflow.name}",
         selection,
         description=description,
-        tags={"workflow": workflow.name},
-        metadata=shown(owners),
+        tags=tags_of(settings, workflow.name),
+        metadata=shown(settings.resource_owners),
     )
 
 
-def _retry_quarantine(owners: Sequence[str]) -> dg.JobDefinition:
+def _retry_quarantine(settings: Settings) -> dg.JobDefinition:
+    retry = retry_op(settings)
+
     @dg.job(
         name="retry_quarantine",
         description="Sends events in quarantine again, once their cause is mended. Asks who wants it, for the record.",
-        tags={"workflow": "retry_quarantine"},
-        metadata=shown(owners),
+        tags=tags_of(settings, "retry_quarantine"),
+        metadata=shown(settings.resource_owners),
     )
     def job() -> None:
         retry()
@@ -116,12 +126,12 @@ def _retry_quarantine(owners: Sequence[str]) -> dg.JobDefinition:
     return job
 
 
-def _retire_usage(owners: Sequence[str]) -> dg.JobDefinition:
+def _retire_usage(settings: Settings) -> dg.JobDefinition:
     @dg.job(
         name="retire_usage",
         description="Remove raw usage that is older than USAGE_RETENTION_DAYS. The ledger is always kept.",
-        tags={"workflow": "retention"},
-        metadata=shown(owners),
+        tags=tags_of(settings, "retention"),
+        metadata=shown(settings.resource_owners),
     )
     def job() -> None:
         retire_usage()
@@ -129,26 +139,27 @@ def _retire_usage(owners: Sequence[str]) -> dg.JobDefinition:
     return job
 
 
-def _sweep(kind: SweepKind, description: str, owners: Sequence[str]) -> Any:
+def _sweep(kind: SweepKind, description: str, settings: Settings) -> Any:
+    asset = sweep_key(settings)
     return dg.define_asset_job(
         f"sweep_{kind.value}",
-        dg.AssetSelection.assets(SWEEP),
+        dg.AssetSelection.assets(asset),
         description=description,
-        config={"ops": {STEP: {"config": {"kind": kind.name}}}},
-        tags={"workflow": "sweep"},
-        metadata=shown(owners),
+        config={"ops": {asset.to_python_identifier(): {"config": {"kind": kind.name}}}},
+        tags=tags_of(settings, "sweep"),
+        metadata=shown(settings.resource_owners),
     )
 
 
-def _correct(workflow: Workflow, owners: Sequence[str]) -> Any:
+def _correct(workflow: Workflow, settings: Settings) -> Any:
     """Of the destination alone: the hours were read by the sweep that the run's config names."""
     return dg.define_asset_job(
         f"correct_{workflow.name}",
         dg.AssetSelection.assets(workflow.destination),
         description="Plan and send what a sweep found, from the hours that it has read. Requested by the sensor "
         "sweep_findings.",
-        tags={"workflow": workflow.name},
-        metadata=shown(owners),
+        tags=tags_of(settings, workflow.name),
+        metadata=shown(settings.resource_owners),
     )
 
 

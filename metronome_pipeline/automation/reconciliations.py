@@ -13,19 +13,17 @@ from metronome_pipeline.automation.jobs import shown
 from metronome_pipeline.automation.runs import (
     HOUR,
     IN_VAIN,
-    PARTITION,
-    RANGE_END,
-    RANGE_START,
     UNDER_WAY,
     hour_of,
     runs_of,
 )
 from metronome_pipeline.mapping.periods import DAY, last_midnight, midnights
 from metronome_pipeline.settings import Settings
-from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
+from metronome_pipeline.workflows.grouped_usage import grouped_usage_workflow
 from metronome_pipeline.workflows.reconciliation import closed_until
-from metronome_pipeline.workflows.reconciliation_reports import DAY_KEY, RECONCILIATION
-from metronome_pipeline.workflows.usage import USAGE
+from metronome_pipeline.workflows.reconciliation_reports import DAY_KEY, reconciliation_key
+from metronome_pipeline.workflows.tags import partitions_asked, tags_of, tags_of_range
+from metronome_pipeline.workflows.usage import usage_workflow
 
 TRAILING_DAYS = 8
 """Days that are compared again each day: what the hourly runs correct lies in them."""
@@ -42,7 +40,7 @@ def daily_reconciliation(settings: Settings, job: dg.JobDefinition) -> dg.Schedu
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         metadata=shown(settings.resource_owners),
-        tags={"workflow": "reconciliation"},
+        tags=tags_of(settings, "reconciliation"),
         description=f"Each night: compares the last {TRAILING_DAYS} UTC days on both sides, and every day before them "
         f"that was ingested and not reconciled yet, in runs of at most {LONGEST_RANGE} days. Days that a queued or "
         "started run will do are not requested again; older ones whose run failed wait for a day.",
@@ -51,9 +49,10 @@ def daily_reconciliation(settings: Settings, job: dg.JobDefinition) -> dg.Schedu
         at = context.scheduled_execution_time.astimezone(UTC)
         days = midnights(last_midnight(settings.usage_start), last_midnight(closed_until(settings, at)) - DAY)
         trailing = set(days[-TRAILING_DAYS:])
-        done = {day_of(key) for key in context.instance.get_materialized_partitions(RECONCILIATION)}
-        under_way = _days(context.instance, job.name, UNDER_WAY, not_of=at)
-        failed = _days(context.instance, job.name, IN_VAIN, created_after=at - DAY)
+        asset = reconciliation_key(settings)
+        done = {day_of(key) for key in context.instance.get_materialized_partitions(asset)}
+        under_way = _days(context.instance, settings, job.name, UNDER_WAY, not_of=at)
+        failed = _days(context.instance, settings, job.name, IN_VAIN, created_after=at - DAY)
         older = [day for day in days if day not in trailing | done | failed]
         ingested = set(_ingested(context.instance, settings, older))
         wanted = [day for day in days if day not in under_way and (day in trailing or day in ingested)]
@@ -77,7 +76,8 @@ def ranges_of(days: Iterable[datetime], longest: int = LONGEST_RANGE) -> list[Da
 
 def _ingested(instance: dg.DagsterInstance, settings: Settings, days: Sequence[datetime]) -> list[datetime]:
     """Days whose hours are all done in every workflow by hour that is on: others would only be found unread."""
-    workflows = [USAGE] * settings.usage_enabled + [GROUPED_USAGE] * settings.grouped_usage_enabled
+    workflows = [usage_workflow(settings)] * settings.usage_enabled
+    workflows += [grouped_usage_workflow(settings)] * settings.grouped_usage_enabled
     if not days or not workflows:
         return list(days)
     kept = list(days)
@@ -95,12 +95,13 @@ def _request(days: DayRange, at: datetime) -> dg.RunRequest:
     first, last = (day.strftime(DAY_KEY) for day in days)
     return dg.RunRequest(
         run_key=f"reconciliation {at.isoformat()} {first} {last}",
-        tags={RANGE_START: first, RANGE_END: last, TICK: at.isoformat()},
+        tags={**tags_of_range(first, last), TICK: at.isoformat()},
     )
 
 
 def _days(
     instance: dg.DagsterInstance,
+    settings: Settings,
     job: str,
     statuses: tuple[dg.DagsterRunStatus, ...],
     *,
@@ -109,9 +110,9 @@ def _days(
 ) -> set[datetime]:
     """Days of runs in some statuses. A tick that is evaluated again leaves out its own runs."""
     found: set[datetime] = set()
-    for run in runs_of(instance, RECONCILIATION, [job], statuses, created_after=created_after):
-        one = run.tags.get(PARTITION)
-        first, last = run.tags.get(RANGE_START, one), run.tags.get(RANGE_END, one)
-        if first and last and (not_of is None or run.tags.get(TICK) != not_of.isoformat()):
-            found.update(midnights(day_of(first), day_of(last)))
+    asset = reconciliation_key(settings)
+    for run in runs_of(instance, settings, asset, [job], statuses, created_after=created_after):
+        asked = partitions_asked(run.tags)
+        if asked and (not_of is None or run.tags.get(TICK) != not_of.isoformat()):
+            found.update(midnights(*map(day_of, asked)))
     return found

@@ -7,6 +7,7 @@ import dagster as dg
 
 from metronome_pipeline.automation.jobs import shown
 from metronome_pipeline.settings import Settings
+from metronome_pipeline.workflows.tags import tags_of
 
 
 def daily_retention(settings: Settings, job: dg.JobDefinition) -> dg.ScheduleDefinition:
@@ -19,7 +20,7 @@ def daily_retention(settings: Settings, job: dg.JobDefinition) -> dg.ScheduleDef
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
         metadata=shown(settings.resource_owners),
-        tags={"workflow": "retention"},
+        tags=tags_of(settings, "retention"),
         description="Each day: removes raw usage that is older than USAGE_RETENTION_DAYS, but for customers of whom "
         "something older still waits.",
     )

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from metronome_pipeline.settings import Settings
+from metronome_pipeline.workflows.tags import ACCOUNT, partitions_asked
+
 HOUR = timedelta(hours=1)
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-PARTITION = "dagster/partition"
 UNDER_WAY = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -22,26 +23,40 @@ IN_VAIN = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 def runs_of(
     instance: dg.DagsterInstance,
+    settings: Settings,
     asset: dg.AssetKey,
     jobs: Collection[str],
     statuses: Sequence[dg.DagsterRunStatus],
     *,
     created_after: datetime | None = None,
 ) -> list[dg.DagsterRun]:
-    """Runs of an asset in one of some statuses: whole runs of the named jobs, and any run that selects the asset."""
+    """Runs of an asset in one of some statuses: whole runs of the account's jobs, and any run that selects the asset.
+
+    Jobs of other accounts have the same names; assets have not.
+    """
     found = instance.get_runs(dg.RunsFilter(statuses=statuses, created_after=created_after))
     return [
-        run for run in found if (run.job_name in jobs if run.asset_selection is None else asset in run.asset_selection)
+        run
+        for run in found
+        if (
+            run.job_name in jobs and is_of_account(run, settings.account_name)
+            if run.asset_selection is None
+            else asset in run.asset_selection
+        )
     ]
+
+
+def is_of_account(run: dg.DagsterRun, account: str) -> bool:
+    """Whether a run is of an account, by its tag; "" for the one without a name. Every run of a job has the tag."""
+    return run.tags.get(ACCOUNT, "") == account
 
 
 def hours_of(run: dg.DagsterRun) -> set[datetime]:
     """The hours that a run was asked for, by their starts; none for a run without partitions."""
-    one = run.tags.get(PARTITION)
-    first, last = run.tags.get(RANGE_START, one), run.tags.get(RANGE_END, one)
-    if not first or not last:
+    asked = partitions_asked(run.tags)
+    if asked is None:
         return set()
-    start, end = hour_of(first), hour_of(last)
+    start, end = map(hour_of, asked)
     return {start + number * HOUR for number in range(int((end - start) / HOUR) + 1)}
 
 

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Self
@@ -23,10 +23,12 @@ from metronome_pipeline.automation.runs import IN_VAIN, UNDER_WAY, runs_of
 from metronome_pipeline.clock import SYSTEM_CLOCK
 from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.retries import RetryPolicy
-from metronome_pipeline.settings import Settings
+from metronome_pipeline.settings import Permitted, Settings
 from metronome_pipeline.storage.changes import KINDS, Count, Kind, counts, suspects
 from metronome_pipeline.storage.pace import SharedPacer
 from metronome_pipeline.storage.resource import Store, StoreResource
+from metronome_pipeline.workflows.naming import asset_key
+from metronome_pipeline.workflows.tags import tags_of
 
 CHANGE = "account_change"
 """The run tag that says which changes a run was requested for."""
@@ -35,9 +37,8 @@ AGAIN_AFTER = timedelta(minutes=15)
 _AUDIT_RETRIES = RetryPolicy(attempts=2, longest_delay=1.0)
 _PIECE = 40
 _FIRST_LOOK = timedelta(days=1)
-_OURS = {"requested_by": "account_changes"}
 _NEVER = "never imported"
-_Allowed = Mapping[Kind, Collection[str]]
+_Allowed = Mapping[Kind, Permitted]
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def sensors(settings: Settings, jobs: Jobs) -> list[dg.SensorDefinition]:
         minimum_interval_seconds=300,
         default_status=dg.DefaultSensorStatus.RUNNING,
         metadata=shown(settings.resource_owners),
-        tags={"workflow": "imports"},
+        tags=tags_of(settings, "imports"),
         description="Requests the import of customers, billable metrics and products that are new, renamed, archived "
         "or otherwise changed in Metronome. It compares what runs have stored with what was imported, and reads on in "
         "Metronome's audit log with one request. What an import refused is left alone until it changes.",
@@ -128,7 +129,7 @@ def sensors(settings: Settings, jobs: Jobs) -> list[dg.SensorDefinition]:
         now = datetime.now(UTC)
         with store.open(connections=2) as opened:
             cursor = Cursor.of(context.cursor, opened.pair.pair_id, now)
-            allowed: _Allowed = {"customers": settings.usage_customers, "meters": settings.usage_metrics}
+            allowed: _Allowed = {"customers": settings.permitted_customers, "meters": settings.permitted_metrics}
             changes, numbers = _stored(opened, allowed)
             look = asyncio.run(_look(opened, store, metronome, cursor, allowed))
         first = [] if cursor.looked else [kind for kind in KINDS if not numbers[kind].imported]
@@ -136,10 +137,10 @@ def sensors(settings: Settings, jobs: Jobs) -> list[dg.SensorDefinition]:
         noticed = {
             kind: notice
             for kind, notice in {**cursor.noticed, **look.noticed, **never}.items()
-            if not _imported_since(context.instance, kind, notice.at)
+            if not _imported_since(context.instance, settings, kind, notice.at)
         }
         found = Findings(cursor.pair_id, changes, noticed)
-        answer = _request(context.instance, found, numbers, look, now)
+        answer = _request(context.instance, settings, found, numbers, look, now)
         following = cursor.after(look, noticed).text()
         if isinstance(answer, dg.SkipReason):
             return dg.SensorResult(skip_reason=answer, cursor=following)
@@ -155,7 +156,7 @@ def _stored(opened: Store, allowed: _Allowed) -> tuple[list[Change], dict[Kind, 
         found = [
             change_of(kind, known)
             for kind in KINDS
-            for known in suspects(connection, pair_id, kind, allowed.get(kind, ()))
+            for known in suspects(connection, pair_id, kind, allowed.get(kind, Permitted()))
         ]
         return sorted(change for change in found if change), counts(connection, pair_id)
 
@@ -179,10 +180,10 @@ async def _look(
         )
 
 
-def _imported_since(instance: dg.DagsterInstance, kind: Kind, moment: datetime) -> bool:
+def _imported_since(instance: dg.DagsterInstance, settings: Settings, kind: Kind, moment: datetime) -> bool:
     """Whether runs that began after a moment read a kind and brought it over: they saw what had changed by then."""
-    for key in (["metronome", SOURCES[kind]], ["solvimon", kind]):
-        run_id = _last_run(instance, dg.AssetKey(key))
+    for asset in (asset_key(settings, "metronome", SOURCES[kind]), asset_key(settings, "solvimon", kind)):
+        run_id = _last_run(instance, asset)
         record = instance.get_run_record_by_id(run_id) if run_id else None
         if record is None or record.start_time is None or record.start_time <= moment.timestamp():
             return False
@@ -195,7 +196,12 @@ def _last_run(instance: dg.DagsterInstance, asset: dg.AssetKey) -> str | None:
 
 
 def _request(
-    instance: dg.DagsterInstance, found: Findings, numbers: Mapping[Kind, Count], look: Look, now: datetime
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    found: Findings,
+    numbers: Mapping[Kind, Count],
+    look: Look,
+    now: datetime,
 ) -> dg.RunRequest | dg.SkipReason:
     """The one import that brings over all changes, unless it is under way or was tried lately."""
     log = look.trouble or f"{look.entries} new entries in the audit log."
@@ -203,27 +209,32 @@ def _request(
         known = ", ".join(f"{numbers[kind].known} {kind}" for kind in KINDS)
         return dg.SkipReason(f"Nothing to import: {known} known, none of them changed. {log}")
     because = ", ".join(map(found.because, found.kinds))
-    held_back, key = _earlier_runs(instance, found, now)
+    held_back, key = _earlier_runs(instance, settings, found, now)
     if held_back:
         return dg.SkipReason(f"To import: {because}. {held_back} {log}")
     job = "import_everything" if len(found.kinds) > 1 else f"import_{found.kinds[0]}"
-    tags = {**_OURS, CHANGE: found.digest, "because": because}
+    tags = {**_ours(settings), CHANGE: found.digest, "because": because}
     return dg.RunRequest(run_key=f"{job} {key}", job_name=job, tags=tags)
 
 
-def _earlier_runs(instance: dg.DagsterInstance, found: Findings, now: datetime) -> tuple[str | None, str]:
+def _earlier_runs(
+    instance: dg.DagsterInstance, settings: Settings, found: Findings, now: datetime
+) -> tuple[str | None, str]:
     """What earlier runs say against another one, and a key for it: Dagster starts no second run under a key."""
-    running = [run for kind in found.kinds for run in runs_of(instance, _asset(kind), _jobs_of(kind), UNDER_WAY)]
+    assets = {kind: asset_key(settings, "solvimon", kind) for kind in found.kinds}
+    running = [
+        run for kind in found.kinds for run in runs_of(instance, settings, assets[kind], _jobs_of(kind), UNDER_WAY)
+    ]
     if running:
         return f"Run {running[0].run_id} of {running[0].job_name} comes first.", ""
     key = found.digest
-    succeeded = dg.RunsFilter(tags={CHANGE: found.digest}, statuses=[dg.DagsterRunStatus.SUCCESS])
+    succeeded = dg.RunsFilter(tags={**_ours(settings), CHANGE: found.digest}, statuses=[dg.DagsterRunStatus.SUCCESS])
     for run in instance.get_runs(succeeded, limit=1):
         # The same change again, such as a name that was changed back and forth, unless nothing was imported since.
         key = f"{found.digest} after {run.run_id}"
-        if all(_last_run(instance, _asset(change.kind)) == run.run_id for change in found.changes) and found.changes:
+        if all(_last_run(instance, assets[change.kind]) == run.run_id for change in found.changes) and found.changes:
             return f"Run {run.run_id} did so, and they still differ: see its outcomes.", key
-    for record in instance.get_run_records(dg.RunsFilter(tags=_OURS), limit=1):
+    for record in instance.get_run_records(dg.RunsFilter(tags=_ours(settings)), limit=1):
         if record.dagster_run.status in IN_VAIN:
             key = f"{found.digest} after {record.dagster_run.run_id}"
             ended = datetime.fromtimestamp(record.end_time or now.timestamp(), UTC)
@@ -233,8 +244,10 @@ def _earlier_runs(instance: dg.DagsterInstance, found: Findings, now: datetime) 
     return None, key
 
 
-def _asset(kind: Kind) -> dg.AssetKey:
-    return dg.AssetKey(["solvimon", kind])
+def _ours(settings: Settings) -> dict[str, str]:
+    """The tag of runs that this sensor requests. Not the account's tag: no filter finds the runs that lack one."""
+    names = ([settings.account_name] if settings.account_name else []) + ["account_changes"]
+    return {"requested_by": "/".join(names)}
 
 
 def _jobs_of(kind: Kind) -> list[str]:

@@ -12,6 +12,7 @@ from metronome_pipeline.automation.jobs import Jobs, shown
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.sweeps.sweeps import SweepKind, last_complete
+from metronome_pipeline.workflows.tags import tags_of
 
 _SLACK = timedelta(hours=3)
 """Half of what lies between two ticks, so that a sweep which began a little late does not put off the next one."""
@@ -41,7 +42,7 @@ def _schedule(
         if settings.usage_enabled or settings.grouped_usage_enabled
         else dg.DefaultScheduleStatus.STOPPED,
         metadata=shown(settings.resource_owners),
-        tags={"workflow": "sweep"},
+        tags=tags_of(settings, "sweep"),
         description=f"{_WHAT[kind]} Requested when the last complete one is {every.days * 24} hours old. One that was "
         "cut short is resumed within six.",
     )

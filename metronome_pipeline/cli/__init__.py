@@ -25,6 +25,7 @@ _COMMANDS = (
     "quarantine",
     "late",
     "brake",
+    "metrics",
     "slicing",
     "reconcile",
     "revert",

@@ -15,16 +15,18 @@ from typing import Any
 
 import httpx
 
+from metronome_pipeline.cli.metrics_review import listed_metrics, review
 from metronome_pipeline.cli.pair import RUN_ID, OpenPair, open_pair
 from metronome_pipeline.cli.pricing import conditions_on_optional_properties
-from metronome_pipeline.cli.runs import metronome_resource, prove_deduplication, solvimon_resource
+from metronome_pipeline.cli.runs import prove_deduplication
 from metronome_pipeline.clock import SYSTEM_CLOCK
-from metronome_pipeline.errors import ApiError, PipelineError, Refused, Unauthorised
+from metronome_pipeline.definitions import metronome_resource, solvimon_resource
+from metronome_pipeline.errors import ApiError, PipelineError, Refused, Unauthorised, quoted
 from metronome_pipeline.http import Http, Service, Unpaced
 from metronome_pipeline.metronome.api import MetronomeApi
 from metronome_pipeline.retries import RetryPolicy
 from metronome_pipeline.setting_values import is_loopback
-from metronome_pipeline.settings import TEST_HOST, Settings
+from metronome_pipeline.settings import TEST_HOST, Permitted, Settings
 from metronome_pipeline.solvimon.api import SolvimonApi
 from metronome_pipeline.solvimon.calls import idempotency_keys
 from metronome_pipeline.solvimon.refusals import batch_limit
@@ -35,6 +37,9 @@ _RANDOM = random.SystemRandom()
 
 # Solvimon refuses what is 30 minutes ahead, and hours are closed by minutes: a minute is nobody's fault, ten are.
 _CLOCK_TOLERANCE = timedelta(seconds=60)
+
+# Of a list that a command of its own shows whole.
+_TOLD = 3
 
 Say = Callable[[str], None]
 
@@ -114,9 +119,11 @@ def _session(service: Service) -> Http:
 def _cut_over(settings: Settings) -> Finding:
     text = f"nothing from before {settings.usage_start:%Y-%m-%d %H:%M} UTC is billed"
     pilots = [
-        f"only {len(ids)} {name}"
-        for name, ids in (("customers", settings.usage_customers), ("metrics", settings.usage_metrics))
-        if ids
+        f"only {len(permitted.only)} {name}"
+        if permitted.only is not None
+        else f"all but {len(permitted.without)} {name}"
+        for name, permitted in (("customers", settings.permitted_customers), ("metrics", settings.permitted_metrics))
+        if permitted != Permitted()
     ]
     ahead = settings.usage_start > datetime.now(UTC)
     if ahead or pilots:
@@ -158,12 +165,29 @@ async def _metronome(api: MetronomeApi, settings: Settings, opened: OpenPair | N
         return
     metrics = await _first("Metronome: billable metrics", "METRONOME_BEARER_TOKEN", api.billable_metrics())
     yield metrics.finding()
+    if settings.metrics_file is not None and metrics.refused is None:
+        yield await _metrics_file(api, settings)
     products = await _first("Metronome: products", "METRONOME_BEARER_TOKEN", api.products())
     yield products.finding()
     if opened is not None:
         yield await _known_customer(api, opened)
     if customers.rows and metrics.rows:
         yield await _usage(api, customers.rows[0].id, metrics.rows[0].id)
+
+
+async def _metrics_file(api: MetronomeApi, settings: Settings) -> Finding:
+    """The file against Metronome's list: names that differ, ids that it does not have, settings that do not fit."""
+    what = "metrics file"
+    try:
+        metrics = await listed_metrics(api)
+    except ApiError as error:
+        return _note(what, f"Metronome's metrics could not be listed: {error}")
+    to_mend = [row for row in review(metrics, settings) if row.to_do]
+    if not to_mend:
+        return _ok(what, f"fits Metronome's {len(metrics)} billable metrics")
+    found = "; ".join(f"{row.metric_id}: {quoted(row.to_do)}" for row in to_mend[:_TOLD])
+    more = f"; and {len(to_mend) - _TOLD} more" * (len(to_mend) > _TOLD)
+    return _note(what, found + more, "See `metronome-pipeline metrics show`.")
 
 
 async def _known_customer(api: MetronomeApi, opened: OpenPair) -> Finding:

@@ -83,8 +83,8 @@ def _forget(opened: "OpenPair", before: "Standing", *, here_only: bool) -> str:
 
 async def _ask_solvimon(opened: "OpenPair", customer_id: str) -> None:
     from metronome_pipeline.cli.pair import RUN_ID  # noqa: PLC0415
-    from metronome_pipeline.cli.runs import solvimon_resource  # noqa: PLC0415
     from metronome_pipeline.clock import SYSTEM_CLOCK  # noqa: PLC0415
+    from metronome_pipeline.definitions import solvimon_resource  # noqa: PLC0415
 
     randomness = random.Random()  # noqa: S311 - jitter needs no secrecy
     resource = solvimon_resource(opened.settings)

@@ -154,8 +154,8 @@ def _refuse_live_prices(settings: "Settings") -> None:
 
 @asynccontextmanager
 async def _rehearsing(settings: "Settings") -> "AsyncIterator[Rehearsing]":
-    from metronome_pipeline.cli.runs import metronome_resource, solvimon_resource  # noqa: PLC0415
     from metronome_pipeline.cli.session import command_session  # noqa: PLC0415
+    from metronome_pipeline.definitions import metronome_resource, solvimon_resource  # noqa: PLC0415
     from metronome_pipeline.rehearsal.session import rehearsing_on  # noqa: PLC0415
 
     async with command_session(settings) as session:

@@ -16,6 +16,7 @@ from metronome_pipeline.rehearsal.prices import Prices
 from metronome_pipeline.rehearsal.session import AllDue
 from metronome_pipeline.rehearsal.usage import UsagePlan
 from metronome_pipeline.solvimon.requests import plain_number
+from metronome_pipeline.workflows.reports import time_in_words
 
 _TO_DO = {"created": "create", "updated": "update", "unchanged": "leave as it is", "refused": "refuse"}
 _IN_WORDS: Mapping[What, str] = {
@@ -42,7 +43,7 @@ def show_imports(plans: Sequence[ImportPlan], *, everything: bool) -> None:
     ]
     columns = ("import", *_TO_DO.values(), "requests to Metronome", "to Solvimon")
     show_table("What imports would do", columns, numbers)
-    click.echo(f"About {in_words(sum(plan.requests.seconds for plan in plans))}. {_NOTHING_WRITTEN}")
+    click.echo(f"About {time_in_words(sum(plan.requests.seconds for plan in plans))}. {_NOTHING_WRITTEN}")
 
 
 def show_usage(plan: UsagePlan, events: Sequence[tuple[What, Proposal]], prices: Prices | None) -> None:
@@ -81,15 +82,6 @@ def show_estimate(estimate: Estimate) -> None:
         f"{estimate.solvimon_margin:.1%}."
     )
     _show_requests(estimate.requests)
-
-
-def in_words(seconds: float) -> str:
-    """A time as people say it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _title(window: Window) -> str:
@@ -206,14 +198,14 @@ def _show_prices(due: AllDue, prices: Prices) -> None:
 
 def _show_requests(requests: Requests) -> None:
     rows = [
-        ("Metronome", requests.metronome, in_words(requests.metronome_seconds), "METRONOME_REQUESTS_PER_SECOND"),
+        ("Metronome", requests.metronome, time_in_words(requests.metronome_seconds), "METRONOME_REQUESTS_PER_SECOND"),
         (
             "Solvimon",
             requests.solvimon,
-            in_words(requests.solvimon_seconds),
+            time_in_words(requests.solvimon_seconds),
             f"{SOLVIMON_SECONDS:g} s a request, assumed",
         ),
-        ("together", requests.metronome + requests.solvimon, in_words(requests.seconds), ""),
+        ("together", requests.metronome + requests.solvimon, time_in_words(requests.seconds), ""),
     ]
     show_table("A run would make", ("system", "requests", "about", "at the pace of"), rows, last=1)
     click.echo(_NOTHING_WRITTEN)

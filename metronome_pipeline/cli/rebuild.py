@@ -68,8 +68,8 @@ def _rebuild(opened: "OpenPair", by: str, *, dry_run: bool) -> "Rebuilt":
     import psycopg  # noqa: PLC0415
 
     from metronome_pipeline.cli.pair import RUN_ID  # noqa: PLC0415
-    from metronome_pipeline.cli.runs import solvimon_resource  # noqa: PLC0415
     from metronome_pipeline.clock import SYSTEM_CLOCK  # noqa: PLC0415
+    from metronome_pipeline.definitions import solvimon_resource  # noqa: PLC0415
     from metronome_pipeline.errors import quoted  # noqa: PLC0415
     from metronome_pipeline.rebuilding.rebuild import rebuild  # noqa: PLC0415
     from metronome_pipeline.storage.accounts import known_metrics  # noqa: PLC0415

@@ -19,12 +19,10 @@ from dagster._core.instance.ref import InstanceRef
 from metronome_pipeline.cli.pair import RUN_ID, OpenPair
 from metronome_pipeline.cli.terminal import Failed
 from metronome_pipeline.clock import SYSTEM_CLOCK
-from metronome_pipeline.definitions import build_definitions
+from metronome_pipeline.definitions import build_definitions, solvimon_resource
 from metronome_pipeline.http import Unpaced
 from metronome_pipeline.ledger.deduplication import Proof, probe_deduplication
-from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings, sqlalchemy_url
-from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.accounts import note_deduplication
 from metronome_pipeline.storage.database import server_url
 from metronome_pipeline.storage.resource import StoreResource
@@ -84,35 +82,9 @@ def runner(settings: Settings, folder: Path, say: Say) -> Iterator[Runner]:
         yield Runner(dg.Definitions.merge(definitions, dg.Definitions(loggers={"told": _logger(say)})), instance, say)
 
 
-def metronome_resource(settings: Settings) -> MetronomeResource:
-    """Metronome with the credential of ``settings`` itself, not of the environment."""
-    return MetronomeResource(
-        base_url=settings.metronome_base_url,
-        bearer_token=settings.metronome_bearer_token.get_secret_value(),
-        environment=settings.metronome_environment,
-        requests_per_second=settings.metronome_requests_per_second,
-        requests_in_flight=settings.metronome_requests_in_flight,
-    )
-
-
-def solvimon_resource(settings: Settings) -> SolvimonResource:
-    """Solvimon with the credential of ``settings`` itself, not of the environment."""
-    return SolvimonResource(
-        base_url=settings.solvimon_base_url,
-        api_key=settings.solvimon_api_key.get_secret_value(),
-        platform_id=settings.solvimon_platform_id,
-        events_path=settings.solvimon_events_path,
-        events_key=settings.solvimon_events_key,
-        batch_limit=settings.solvimon_batch_limit,
-        requests_in_flight=settings.solvimon_requests_in_flight,
-    )
-
-
 def _resources(settings: Settings, database_url: str) -> dict[str, Any]:
     pair = settings.account_pair
     return {
-        "metronome": metronome_resource(settings),
-        "solvimon": solvimon_resource(settings),
         "store": StoreResource(
             metronome_host=pair.metronome_host,
             metronome_environment=pair.metronome_environment,

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from metronome_pipeline.cli.pair import RUN_ID
-from metronome_pipeline.cli.runs import metronome_resource, solvimon_resource
+from metronome_pipeline.definitions import metronome_resource, solvimon_resource
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.storage.database import server_url
 from metronome_pipeline.storage.resource import StoreResource

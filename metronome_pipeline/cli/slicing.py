@@ -86,7 +86,7 @@ def switch(metric_id: str, to: str | None, yes: bool, by: str) -> None:  # noqa:
     say(f"Switched by {by}: {metric.name} is billed through {target}. Its next scheduled run reads its usage again.")
     if target != wanted:
         say(
-            f"The settings still say {wanted}, so runs refuse the metric: change METRIC_SLICINGS or "
+            f"The settings still say {wanted}, so runs refuse the metric: change METRICS_FILE, METRIC_SLICINGS or "
             "GROUPED_USAGE_ENABLED, or METRIC_CALCULATIONS for period_to_date."
         )
 

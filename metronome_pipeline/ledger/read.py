@@ -33,6 +33,10 @@ _OF_THE_WALK = (ShortWalk, RepeatedRow, Malformed, CursorRepeated, Refused)
 _OUTAGE = (Unavailable, RateLimited)
 
 
+CustomerMetrics = tuple[str, Sequence[BilledMetric]]
+"""A customer's id, and those of its metrics that are read."""
+
+
 @dataclass(frozen=True)
 class Window:
     """Closed hours ``[start, end)``, UTC."""
@@ -65,16 +69,29 @@ class UsageReader:
         *,
         progress: Callable[[ReadReport], None] = lambda _: None,
     ) -> ReadReport:
-        """Walks every (customer, metric) over the window. ``metrics`` are all ungrouped or all grouped.
+        """Walks every (customer, metric) over the window, as ``read_some`` does."""
+        return await self.read_some([(customer_id, metrics) for customer_id in customer_ids], window, progress=progress)
+
+    async def read_some(
+        self,
+        pairs: Sequence[CustomerMetrics],
+        window: Window,
+        *,
+        progress: Callable[[ReadReport], None] = lambda _: None,
+    ) -> ReadReport:
+        """Walks some metrics of each customer over the window. They are all ungrouped or all grouped.
 
         Raises:
             Unauthorised: Nothing is read any further.
             Unavailable, RateLimited: Several walks after each other got no answer: Metronome is down.
         """
-        grouped = any(metric.group_key for metric in metrics)
+        grouped = any(metric.group_key for _, metrics in pairs for metric in metrics)
         shelf = self.new_shelf(self.database, self.pair_id, self.run_id, grouped=grouped)
-        parts = parts_of(metrics, len(customer_ids), self.in_flight, grouped=grouped)
-        walks = iter([(customer_id, part) for customer_id in customer_ids for part in parts])
+        walks = (
+            (customer_id, part)
+            for customer_id, metrics in pairs
+            for part in parts_of(metrics, len(pairs), self.in_flight, grouped=grouped)
+        )
 
         async def work() -> None:
             for customer_id, part in walks:

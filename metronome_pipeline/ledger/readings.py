@@ -246,13 +246,15 @@ INSERT INTO metronome.readings (pair_id, customer_id, metric_id, slicing, hours,
 SELECT %(pair_id)s, customer_id, metric_id, slicing, hours, began_at, %(run_id)s FROM reading
 """
 
+# OFFSET 0 makes Postgres look each hour up by the index of what is staged. That table is nearly always empty, so it
+# would choose to go through all of it for each: 19 s of a run of 17,000 pairs.
 _UNGROUPED = (
     """
 DELETE FROM metronome.usage u USING reading r
 WHERE u.pair_id = %(pair_id)s AND u.metric_id = r.metric_id AND u.customer_id = r.customer_id
   AND u.start_at >= lower(r.hours) AND u.start_at < upper(r.hours) AND (r.newer IS NULL OR NOT r.newer @> u.start_at)
   AND NOT EXISTS (SELECT FROM metronome.staged_usage s
-                  WHERE s.walk_id = r.walk_id AND s.metric_id = u.metric_id AND s.start_at = u.start_at)
+                  WHERE s.walk_id = r.walk_id AND s.metric_id = u.metric_id AND s.start_at = u.start_at OFFSET 0)
 """,
     """
 INSERT INTO metronome.usage AS u (pair_id, customer_id, metric_id, start_at, end_at, value)
@@ -271,7 +273,7 @@ WHERE u.pair_id = %(pair_id)s AND u.metric_id = r.metric_id AND u.customer_id = 
   AND u.start_at >= lower(r.hours) AND u.start_at < upper(r.hours) AND (r.newer IS NULL OR NOT r.newer @> u.start_at)
   AND NOT EXISTS (SELECT FROM metronome.staged_usage s
                   WHERE s.walk_id = r.walk_id AND s.metric_id = u.metric_id AND s.start_at = u.start_at
-                    AND s.slice = u.slice AND s.value IS NOT NULL)
+                    AND s.slice = u.slice AND s.value IS NOT NULL OFFSET 0)
 """,
     """
 INSERT INTO metronome.grouped_usage AS u (pair_id, customer_id, metric_id, start_at, end_at, slice, properties, value)

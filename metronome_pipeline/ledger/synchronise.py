@@ -14,7 +14,7 @@ from metronome_pipeline.ledger.brakes import BrakeLimits
 from metronome_pipeline.ledger.deliver import Delivery, DeliveryReport
 from metronome_pipeline.ledger.late import Lateness
 from metronome_pipeline.ledger.plan import Connection, Planned, Scope, plan
-from metronome_pipeline.ledger.read import UsageReader, Window, steps
+from metronome_pipeline.ledger.read import CustomerMetrics, UsageReader, Window, steps
 from metronome_pipeline.ledger.shelf import ReadReport, Unread
 from metronome_pipeline.ledger.unsettled import unsettled_windows
 from metronome_pipeline.mapping.usage import BilledMetric
@@ -29,11 +29,15 @@ _PLAN_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Due:
-    """Whose usage is due: customers, metrics (of one workflow), and where each customer's billing starts."""
+    """Whose usage is due: customers, metrics (of one workflow), and where each customer's billing starts.
+
+    ``only``: which of them are read now, where not all are. A plan is about all of them in any case.
+    """
 
     customers: Sequence[KnownCustomer]
     metrics: Sequence[BilledMetric]
     starts: Mapping[str, datetime] = field(default_factory=dict)
+    only: Sequence[CustomerMetrics] | None = None
 
     def customer_ids(self, window: Window) -> list[str]:
         """The customers that may have usage in a window."""
@@ -46,19 +50,33 @@ class Due:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """What is read before the next plan: a window of what is due. ``last``: nothing more of it is to come."""
+
+    due: Due
+    window: Window
+    last: bool = True
+
+
+@dataclass(frozen=True)
 class Step:
-    """What one step did. ``revisited``: hours of an earlier run, planned from what was read then."""
+    """What one step did.
+
+    ``revisited``: hours of an earlier run, planned from what was read then. ``left_open``: some pairs that are to be
+    read of these hours come in a later step, or could not be read in an earlier one.
+    """
 
     window: Window
     read: ReadReport
     planned: Planned
     delivered: DeliveryReport
     revisited: bool = False
+    left_open: bool = False
 
     @property
     def complete(self) -> bool:
-        """Whether every due pair was read, so that the step's hours may count as done."""
-        return not self.read.unread
+        """Whether every pair that was to be read was read, so that the step's hours may count as done."""
+        return not (self.read.unread or self.left_open)
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,9 @@ class Synchroniser:
     async def read(
         self, due: Due, window: Window, progress: Callable[[ReadReport], None] = lambda _: None
     ) -> ReadReport:
-        """Reads a window of every due pair."""
+        """Reads a window of every due pair, or of those of them that are read now."""
+        if due.only is not None:
+            return await self.reader.read_some(due.only, window, progress=progress)
         if not due.metrics or not (customer_ids := due.customer_ids(window)):
             return ReadReport()
         return await self.reader.read(customer_ids, due.metrics, window, progress=progress)
@@ -125,9 +145,12 @@ class Synchroniser:
         read: bool = True,
         send: bool = True,
         days: int = 7,
+        stages: Sequence[Stage] | None = None,
         progress: Callable[[Window, ReadReport], None] = lambda _window, _report: None,
     ) -> AsyncIterator[Step]:
         """Goes through a window step by step and yields each step once it is committed.
+
+        The steps are ``stages`` where these are given, else the weeks of the window, or other stretches of ``days``.
 
         What an earlier run left planned is delivered first: nothing new is planned for a slot before its last event has
         come to an end. Then come the hours that could not be planned when their difference was seen.
@@ -139,32 +162,38 @@ class Synchroniser:
             for hours in await self.database.run(lambda c: unsettled_windows(c, self.pair_id, metric_ids)):
                 planned, delivered = await self.send(due, hours)
                 yield Step(hours, ReadReport(), planned, delivered, revisited=True)
-        async with aclosing(self._read_ahead(due, steps(window, days), progress, read=read)) as reports:
-            async for step, report in reports:
+        stages = stages or [Stage(due, step) for step in steps(window, days)]
+        unread_before = False
+        async with aclosing(self._read_ahead(stages, progress, read=read)) as reports:
+            async for stage, report in reports:
                 planned, delivered = Planned(), DeliveryReport()
                 if send:
-                    planned, delivered = await self.send(due, step)
-                yield Step(step, report, planned, delivered)
+                    planned, delivered = await self.send(due, stage.window)
+                left_open = unread_before or not stage.last
+                yield Step(stage.window, report, planned, delivered, left_open=left_open)
+                unread_before = not stage.last and (unread_before or bool(report.unread))
 
     async def _read_ahead(
-        self, due: Due, steps_: Sequence[Window], progress: Callable[[Window, ReadReport], None], *, read: bool
-    ) -> AsyncGenerator[tuple[Window, ReadReport], None]:
+        self, stages: Sequence[Stage], progress: Callable[[Window, ReadReport], None], *, read: bool
+    ) -> AsyncGenerator[tuple[Stage, ReadReport], None]:
         """The report of each step, while the next one is being read: Metronome's budget is used while Solvimon is sent.
 
         At most one step ahead, so that memory and what a crash loses stay within a week.
         """
 
-        def begin(step: Window) -> asyncio.Task[ReadReport]:
+        def begin(stage: Stage) -> asyncio.Task[ReadReport]:
+            if not read:
+                return asyncio.create_task(self._never_read(stage.due, stage.window))
             return asyncio.create_task(
-                self.read(due, step, lambda so_far: progress(step, so_far)) if read else self._never_read(due, step)
+                self.read(stage.due, stage.window, lambda so_far: progress(stage.window, so_far))
             )
 
         following: asyncio.Task[ReadReport] | None = None
         try:
-            for number, step in enumerate(steps_):
-                report = await (following or begin(step))
-                following = begin(steps_[number + 1]) if number + 1 < len(steps_) else None
-                yield step, report
+            for number, stage in enumerate(stages):
+                report = await (following or begin(stage))
+                following = begin(stages[number + 1]) if number + 1 < len(stages) else None
+                yield stage, report
         finally:
             if following is not None:
                 following.cancel()
@@ -181,13 +210,26 @@ class Gap:
 
 
 def gaps(
-    connection: Connection, pair_id: int, due: Due, within: Sequence[Window], *, planned: bool = False
+    connection: Connection,
+    pair_id: int,
+    due: Due,
+    within: Sequence[Window],
+    *,
+    planned: bool = False,
+    waiting_from: datetime | None = None,
 ) -> list[Gap]:
     """Hours of some windows that were never read, for customers and metrics that are due: those new since then.
 
     An archived customer's hours end where it is no longer due. Several gaps of one customer and metric are one, from
-    the first to the last. ``planned``: hours that were read and never planned are gaps too, as a run leaves them that
-    failed between the two.
+    the first to the last.
+
+    Args:
+        connection: In whose transaction.
+        pair_id: The account pair.
+        due: Whose hours.
+        within: Which hours.
+        planned: Hours that were read and never planned are gaps too, as a run leaves them that failed between the two.
+        waiting_from: Where pairs take turns: from here on, hours after those that were read of a pair are no gaps.
     """
     rows = connection.execute(
         _GAPS,
@@ -202,6 +244,7 @@ def gaps(
             "metrics": [metric.metric_id for metric in due.metrics],
             "slicings": [metric.slicing for metric in due.metrics],
             "planned": planned,
+            "waiting_from": waiting_from,
         },
     )
     return [Gap(Window(first, last), tuple(customers), tuple(metrics)) for first, last, metrics, customers in rows]
@@ -231,7 +274,9 @@ WITH unsettled AS (
     SELECT d.customer_id, d.metric_id,
            a.hours * tstzmultirange(d.hours)
                - coalesce(CASE WHEN %(planned)s THEN c.covered * p.hours ELSE c.covered END, '{}')
-               - coalesce(c.retired - u.hours, c.retired, '{}') AS hours
+               - coalesce(c.retired - u.hours, c.retired, '{}')
+               - CASE WHEN %(waiting_from)s::timestamptz IS NULL THEN '{}'::tstzmultirange
+                      ELSE tstzmultirange(tstzrange(greatest(upper(c.covered), %(waiting_from)s), NULL)) END AS hours
     FROM asked a CROSS JOIN due d LEFT JOIN metronome.coverage c
         ON c.pair_id = %(pair_id)s AND (c.customer_id, c.metric_id, c.slicing) = (d.customer_id, d.metric_id, d.slicing)
     LEFT JOIN ledger.planned_hours p

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from metronome_pipeline.clock import Clock
+from metronome_pipeline.clock import Clock, Pauses
 from metronome_pipeline.ledger.read import Window, midnight
 from metronome_pipeline.ledger.shelf import Unread
 from metronome_pipeline.mapping.periods import DAY, first_midnight
@@ -38,7 +38,6 @@ from metronome_pipeline.sweeps.days import days_of
 LOOKS = 3
 """How often a pair is looked at while runs keep changing it."""
 _HOUR = timedelta(hours=1)
-_SAY_SECONDS = 30.0
 
 Take = Callable[[Sequence[DayLine]], Awaitable[None]]
 
@@ -107,7 +106,7 @@ class Comparison:
         self.shown: dict[str, Shown] = {}
         self.unmatched: dict[tuple[str, str, datetime], list[Unmatched]] = {}
         self._take = take
-        self._said = accounts.clock.monotonic()
+        self._pauses = Pauses(accounts.clock)
 
     async def give(self, lines: Sequence[DayLine]) -> None:
         """Counts lines and passes them on, with what Solvimon does not bill of them."""
@@ -188,11 +187,9 @@ class Comparison:
         return found.id if found else None
 
     def say_progress(self) -> None:
-        """One line every half minute."""
-        now = self.accounts.clock.monotonic()
-        if now - self._said < _SAY_SECONDS:
+        """A line now and then."""
+        if not self._pauses.are_over():
             return
-        self._said = now
         back = f", {self.tally.events_read_back:,} events read back" if self.question.deep else ""
         lines = sum(self.tally.counted.values())
         self.accounts.say(f"So far {lines:,} days of a customer and metric compared{back}.")

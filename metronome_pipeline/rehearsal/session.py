@@ -17,12 +17,12 @@ from metronome_pipeline.storage.database import Database
 from metronome_pipeline.storage.rehearsed import RehearsedDatabase
 from metronome_pipeline.workflows.customers import read_customers
 from metronome_pipeline.workflows.due import RefusedMetric, Workflow, due_period_usage, due_usage
-from metronome_pipeline.workflows.grouped_usage import GROUPED_USAGE
+from metronome_pipeline.workflows.grouped_usage import grouped_usage_workflow
 from metronome_pipeline.workflows.meters import read_metrics
 from metronome_pipeline.workflows.period_ingestion import bills_by_period
-from metronome_pipeline.workflows.period_usage import PERIOD_USAGE
+from metronome_pipeline.workflows.period_usage import PERIOD_USAGE, period_usage_workflow
 from metronome_pipeline.workflows.session import Session
-from metronome_pipeline.workflows.usage import USAGE
+from metronome_pipeline.workflows.usage import usage_workflow
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Part:
     @property
     def by_period(self) -> bool:
         """Whether it is billed by period to date, day by day."""
-        return self.workflow == PERIOD_USAGE
+        return self.workflow.name == PERIOD_USAGE
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,9 @@ class AllDue:
 
 def workflows_of(settings: Settings) -> list[Workflow]:
     """The usage workflows that are on."""
-    grouped = [GROUPED_USAGE] if settings.grouped_usage_enabled else []
-    return [USAGE, *grouped, *([PERIOD_USAGE] if bills_by_period(settings) else [])]
+    grouped = [grouped_usage_workflow(settings)] if settings.grouped_usage_enabled else []
+    by_period = [period_usage_workflow(settings)] if bills_by_period(settings) else []
+    return [usage_workflow(settings), *grouped, *by_period]
 
 
 async def read_all_due(rehearsing: Rehearsing, chosen: Chosen) -> AllDue:
@@ -161,6 +162,6 @@ def _narrowed(part: Part, customer_ids: frozenset[str] | None, metric_ids: froze
 
 
 async def _due(session: Session, settings: Settings, workflow: Workflow) -> tuple[Due, list[RefusedMetric]]:
-    if workflow == PERIOD_USAGE:
+    if workflow.name == PERIOD_USAGE:
         return await due_period_usage(session, settings)
     return await due_usage(session, settings, grouped=workflow.grouped)

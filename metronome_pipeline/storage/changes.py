@@ -3,12 +3,13 @@
 Here: the statements. Not here: whether a difference needs one (``automation/changes.py``).
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 import psycopg
+
+from metronome_pipeline.settings import Permitted
 
 Connection = psycopg.Connection[Any]
 Kind = Literal["customers", "meters", "products"]
@@ -48,9 +49,10 @@ class Count:
     imported: int
 
 
-def suspects(connection: Connection, pair_id: int, kind: Kind, only: Collection[str] = ()) -> list[Known]:
-    """Records of a kind that may need an import; of metrics all. ``only``: an allow-list of ids, empty for all."""
-    parameters = {"pair_id": pair_id, "only": sorted(only), "most": MOST_RECORDS}
+def suspects(connection: Connection, pair_id: int, kind: Kind, permitted: Permitted) -> list[Known]:
+    """Records of a kind that may need an import, of those that the settings allow; of metrics all of these."""
+    only = None if permitted.only is None else sorted(permitted.only)
+    parameters = {"pair_id": pair_id, "only": only, "without": sorted(permitted.without), "most": MOST_RECORDS}
     rows = connection.execute(_SUSPECTS[kind], parameters)
     return [
         Known(
@@ -84,7 +86,7 @@ SELECT c.customer_id::text, c.name, s.reference IS NOT NULL, s.legal_name,
 FROM metronome.customers c
 LEFT JOIN solvimon.customers s ON s.pair_id = c.pair_id AND s.reference = c.customer_id::text
 WHERE c.pair_id = %(pair_id)s AND c.gone_at IS NULL
-  AND (%(only)s::text[] = '{}' OR c.customer_id::text = ANY (%(only)s::text[]))
+  AND (%(only)s::text[] IS NULL OR c.customer_id::text = ANY (%(only)s::text[]))
   AND (s.reference IS NULL OR s.legal_name IS DISTINCT FROM c.name OR c.archived_at > s.at)
 ORDER BY s.reference IS NOT NULL, c.customer_id LIMIT %(most)s
 """,
@@ -95,7 +97,8 @@ SELECT m.metric_id::text, m.name, s.reference IS NOT NULL, s.name,
 FROM metronome.billable_metrics m
 LEFT JOIN solvimon.meters s ON s.pair_id = m.pair_id AND s.reference = m.metric_id::text
 WHERE m.pair_id = %(pair_id)s AND m.gone_at IS NULL
-  AND (%(only)s::text[] = '{}' OR m.metric_id::text = ANY (%(only)s::text[]))
+  AND (%(only)s::text[] IS NULL OR m.metric_id::text = ANY (%(only)s::text[]))
+  AND m.metric_id::text <> ALL (%(without)s::text[])
 ORDER BY s.reference IS NOT NULL, m.metric_id LIMIT %(most)s
 """,
     # A product that was refused for want of its meter: the meter's import is its change.

@@ -17,11 +17,12 @@ from metronome_pipeline.solvimon.requests import plain_number
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.workflows.due import destinations
 from metronome_pipeline.workflows.imports import column_schema, table
+from metronome_pipeline.workflows.naming import asset_key
 from metronome_pipeline.workflows.pictures import Bar, Mark, markdown_image, usage_picture
-from metronome_pipeline.workflows.reconciliation_reports import RECONCILIATION
+from metronome_pipeline.workflows.reconciliation_reports import reconciliation_key
 from metronome_pipeline.workflows.session import failing_in_a_sentence
+from metronome_pipeline.workflows.tags import tag_run, tags_of
 
-BILLING_HEALTH = dg.AssetKey(["solvimon", "billing_health"])
 COLUMNS = column_schema(
     {
         "pair_id": ("int", "The account pair."),
@@ -58,25 +59,33 @@ _WORST = ("unread", "unexplained", "explained", "equal")
 _LISTED = 350
 
 
+def billing_health_key(settings: Settings) -> dg.AssetKey:
+    """The asset."""
+    return asset_key(settings, "solvimon", "billing_health")
+
+
 def billing_health_asset(settings: Settings) -> dg.AssetsDefinition:
     """The asset."""
 
     @dg.asset(
-        key=BILLING_HEALTH,
-        deps=[*destinations(settings), RECONCILIATION],
+        key=billing_health_key(settings),
+        deps=[*destinations(settings), reconciliation_key(settings)],
         group_name="solvimon",
         kinds={"metronome", "solvimon", "postgres"},
         owners=settings.resource_owners,
+        tags=tags_of(settings, "billing_health"),
         metadata={"dagster/column_schema": COLUMNS, "dagster/table_name": "ledger.billing_health_v1"},
         description="The last 35 UTC days at a glance, today among them: what Metronome reported, what Solvimon has "
-        "taken, and how much was corrected, is open, or came late.\n\nFrom the ledger alone, in one query: neither API "
-        "is asked anything, so it may be refreshed at any time. It is refreshed each day; the view holds the present "
-        "state whenever it is read. Counts are of events, amounts are in each metric's own unit. Where a day differs, "
-        "the checks of the usage events say what waits for whom, and the reconciliation of that day says why.",
+        "taken, and how much was corrected, is open, or came late; one row a day and metric.\n\n**From** the ledger "
+        "alone, in one query: neither API is asked anything, so it may be materialized at any time. Counts are of "
+        "events, amounts are in each metric's own unit.\n\n**Fresh:** the schedule `daily_billing_health` takes the "
+        "picture each day; the view in Postgres holds the present state whenever it is read.\n\n**If a day differs,** "
+        "the checks of the usage events say what waits for whom, and `solvimon/reconciliation` of that day says why.",
     )
     def billing_health_of_35_days(
         context: dg.AssetExecutionContext, store: StoreResource
     ) -> dg.MaterializeResult[None]:
+        tag_run(context)
         with failing_in_a_sentence(), store.open(connections=1) as opened, opened.database.transaction() as connection:
             rows = billing_health(connection, opened.pair.pair_id)
         context.log.info(_sentence(rows))

@@ -33,7 +33,9 @@ from metronome_pipeline.workflows.imports import (
     walk,
     what_happened,
 )
+from metronome_pipeline.workflows.naming import asset_key, pool_of
 from metronome_pipeline.workflows.session import Session
+from metronome_pipeline.workflows.tags import tags_of
 
 METRONOME_COLUMNS = column_schema(
     {
@@ -65,30 +67,79 @@ SOLVIMON_COLUMNS = column_schema(
 )
 
 
-@dg.asset(
-    key=["metronome", "customers"],
-    group_name="metronome",
-    kinds={"metronome", "postgres"},
-    metadata={"dagster/column_schema": METRONOME_COLUMNS, "dagster/table_name": "metronome.customers"},
-    pool="metronome_api",
-)
-def metronome_customers(
-    context: dg.AssetExecutionContext,
-    metronome: MetronomeResource,
-    solvimon: SolvimonResource,
-    store: StoreResource,
-) -> dg.MaterializeResult[None]:
-    """Every customer of the Metronome account, archived ones too; one row a customer.
+def customers_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    """The two assets of the import."""
 
-    From `GET /v1/customers`, walked twice: active customers first, then archived ones, since the endpoint lists either.
-    A walk that misses most customers known so far stores nothing and fails: the token is of another environment.
-    """
+    @dg.asset(
+        key=asset_key(settings, "metronome", "customers"),
+        group_name="metronome",
+        kinds={"metronome", "postgres"},
+        owners=settings.resource_owners,
+        tags=tags_of(settings, "import_customers"),
+        metadata={"dagster/column_schema": METRONOME_COLUMNS, "dagster/table_name": "metronome.customers"},
+        pool=pool_of(settings, "metronome"),
+    )
+    def metronome_customers(
+        context: dg.AssetExecutionContext,
+        metronome: MetronomeResource,
+        solvimon: SolvimonResource,
+        store: StoreResource,
+    ) -> dg.MaterializeResult[None]:
+        """Every customer of the Metronome account, archived ones too; one row a customer.
 
-    async def work(session: Session) -> dict[str, Any]:
-        listing = await read_customers(session)
-        return listing_metadata(listing, session.metronome.http.counts(), name=lambda customer: customer.name)
+        **From** `GET /v1/customers`, walked twice: active customers first, then archived ones, since the endpoint lists
+        either.
 
-    return run_in_session(context, metronome, solvimon, store, work)
+        **Fresh:** every run of usage reads this list too, so the table is an hour old at most. It is materialized when
+        the sensor `account_changes` requests an import, for something changed.
+
+        **If it fails:** a walk that misses most customers known so far stores nothing: METRONOME_BEARER_TOKEN is of
+        another environment. A record that cannot be kept is listed under `refused_records`: mend it in Metronome.
+        """
+
+        async def work(session: Session) -> dict[str, Any]:
+            listing = await read_customers(session)
+            return listing_metadata(listing, session.metronome.http.counts(), name=lambda customer: customer.name)
+
+        return run_in_session(context, metronome, solvimon, store, work)
+
+    @dg.asset(
+        key=asset_key(settings, "solvimon", "customers"),
+        deps=[asset_key(settings, "metronome", "customers")],
+        group_name="solvimon",
+        kinds={"solvimon", "postgres"},
+        owners=settings.resource_owners,
+        tags=tags_of(settings, "import_customers"),
+        metadata={"dagster/column_schema": SOLVIMON_COLUMNS, "dagster/table_name": "solvimon.customers"},
+        pool=pool_of(settings, "solvimon"),
+    )
+    def solvimon_customers(
+        context: dg.AssetExecutionContext,
+        metronome: MetronomeResource,
+        solvimon: SolvimonResource,
+        store: StoreResource,
+        settings: dg.ResourceParam[Settings],
+    ) -> dg.MaterializeResult[None]:
+        """A Solvimon customer for each Metronome customer: `reference` ← id, `organization.legal_name` ← name.
+
+        **From** `metronome/customers`, and what Solvimon lists. Created where missing, renamed where Metronome's name
+        changed, activated where still a draft; else unchanged.
+
+        **Fresh:** the sensor `account_changes` looks every five minutes for what is to be imported. A run of usage
+        creates customers that its events need by itself.
+
+        **If one is refused,** `refused_records` says which and why, and all others went through. What exists under the
+        reference but is no organization, or is archived or closed: give it another reference in Solvimon, or reactivate
+        it, then run `import_customers` again. Usage that Solvimon refuses meanwhile waits in quarantine.
+        """
+
+        async def work(session: Session) -> dict[str, Any]:
+            outcomes = await import_known_customers(session, settings)
+            return import_metadata(outcomes, session.solvimon.http.counts())
+
+        return run_in_session(context, metronome, solvimon, store, work)
+
+    return [metronome_customers, solvimon_customers]
 
 
 async def read_customers(session: Session) -> Listing[metronome_records.Customer]:
@@ -102,35 +153,6 @@ async def read_customers(session: Session) -> Listing[metronome_records.Customer
     customers = list(listing.records.values())
     await session.database.run(lambda c: accounts.store_customers(c, pair_id, customers, refused=listing.refused))
     return listing
-
-
-@dg.asset(
-    key=["solvimon", "customers"],
-    deps=[metronome_customers],
-    group_name="solvimon",
-    kinds={"solvimon", "postgres"},
-    metadata={"dagster/column_schema": SOLVIMON_COLUMNS, "dagster/table_name": "solvimon.customers"},
-    pool="solvimon_api",
-)
-def solvimon_customers(
-    context: dg.AssetExecutionContext,
-    metronome: MetronomeResource,
-    solvimon: SolvimonResource,
-    store: StoreResource,
-    settings: dg.ResourceParam[Settings],
-) -> dg.MaterializeResult[None]:
-    """A Solvimon customer for each Metronome customer: `reference` ← id, `organization.legal_name` ← name.
-
-    Created where missing, renamed where Metronome's name changed, activated where still a draft; else unchanged. What
-    exists under the reference but is no organization, or is archived or closed, is refused by name: give it another
-    reference in Solvimon, or reactivate it, then run again.
-    """
-
-    async def work(session: Session) -> dict[str, Any]:
-        outcomes = await import_known_customers(session, settings)
-        return import_metadata(outcomes, session.solvimon.http.counts())
-
-    return run_in_session(context, metronome, solvimon, store, work)
 
 
 async def import_known_customers(session: Session, settings: Settings) -> list[Outcome]:

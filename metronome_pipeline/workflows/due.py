@@ -22,6 +22,7 @@ from metronome_pipeline.mapping.usage import (
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.storage import accounts, imports
 from metronome_pipeline.storage.accounts import KnownMetric
+from metronome_pipeline.workflows.naming import asset_key
 from metronome_pipeline.workflows.session import Session
 
 
@@ -57,7 +58,7 @@ def destinations(settings: Settings) -> list[dg.AssetKey]:
     """
     periods = "PERIOD_TO_DATE" in settings.metric_calculations.values()
     names = ["usage_events"] + ["grouped_usage_events"] * settings.grouped_usage_enabled
-    return [dg.AssetKey(["solvimon", name]) for name in names + ["period_usage_events"] * periods]
+    return [asset_key(settings, "solvimon", name) for name in names + ["period_usage_events"] * periods]
 
 
 async def due_usage(session: Session, settings: Settings, *, grouped: bool) -> tuple[Due, list[RefusedMetric]]:
@@ -84,11 +85,11 @@ async def _due(session: Session, settings: Settings, is_own: Callable[[str], boo
     refused: list[RefusedMetric] = []
     for metric in metrics:
         slicing = slicing_wanted(metric, settings)
-        if not is_own(slicing) or (settings.usage_metrics and metric.metric_id not in settings.usage_metrics):
+        if not is_own(slicing) or metric.metric_id not in settings.permitted_metrics:
             continue
         calculation = billed[metric.metric_id][1] if metric.metric_id in billed else None
         missing = reasons.get(metric.metric_id, "Its meter has not been imported: run import_meters.")
-        reason = _refusal(metric, slicing, settings) or (
+        reason = refusal(metric, slicing, settings) or (
             missing if calculation is None else _wrong_calculation(slicing, calculation)
         )
         if reason:
@@ -124,24 +125,26 @@ def _adds_up(metric: KnownMetric) -> bool:
     return metric.aggregation_type in EXACT_CALCULATIONS
 
 
-def _refusal(metric: KnownMetric, slicing: str, settings: Settings) -> str | None:
-    """Why the settings do not fit a metric, as sentences."""
+def refusal(metric: KnownMetric, slicing: str, settings: Settings) -> str | None:
+    """Why the settings do not fit a metric, as sentences. ``slicing``: what ``slicing_wanted`` returned."""
     chosen = settings.metric_calculations.get(metric.metric_id)
+    says_calculation = settings.says_calculation(metric.metric_id)
+    says_slicing = settings.says_slicing(metric.metric_id)
     if chosen and _adds_up(metric) and chosen != EXACT_CALCULATIONS[metric.aggregation_type or ""]:
         return (
-            f"METRIC_CALCULATIONS says {chosen}, and a {metric.aggregation_type} metric is billed exactly by its "
-            f"hours, as {EXACT_CALCULATIONS[metric.aggregation_type or '']}: take it out of METRIC_CALCULATIONS."
+            f"{says_calculation} says {chosen}, and a {metric.aggregation_type} metric is billed exactly by its "
+            f"hours, as {EXACT_CALCULATIONS[metric.aggregation_type or '']}: take it out of {says_calculation}."
         )
     groups = settings.metric_slicings.get(metric.metric_id, UNGROUPED) if settings.grouped_usage_enabled else UNGROUPED
     if slicing == PERIOD_TO_DATE and groups != UNGROUPED:
         return (
-            "METRIC_SLICINGS names group keys, and METRIC_CALCULATIONS says PERIOD_TO_DATE, which is read without "
+            f"{says_slicing} names group keys, and {says_calculation} says PERIOD_TO_DATE, which is read without "
             "groups: take it out of one of them."
         )
     declared = {UNGROUPED, PERIOD_TO_DATE, *map(slicing_of, metric.group_keys)}
     if slicing not in declared:
         choices = ", ".join(sorted(declared - {PERIOD_TO_DATE}))
-        return f"METRIC_SLICINGS says {slicing}, which is no group key of the metric: choose one of {choices}."
+        return f"{says_slicing} says {slicing}, which is no group key of the metric: choose one of {choices}."
     return None
 
 

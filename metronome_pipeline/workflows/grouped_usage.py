@@ -16,14 +16,17 @@ from metronome_pipeline.workflows.due import Workflow
 from metronome_pipeline.workflows.hours import hours_of
 from metronome_pipeline.workflows.imports import column_schema
 from metronome_pipeline.workflows.ingestion import IngestConfig, ingest
-from metronome_pipeline.workflows.usage import EVENT_COLUMNS, destination_checks, every_metric_is_billed
-
-GROUPED_USAGE = Workflow(
-    "grouped_usage",
-    dg.AssetKey(["metronome", "grouped_usage"]),
-    dg.AssetKey(["solvimon", "grouped_usage_events"]),
-    grouped=True,
+from metronome_pipeline.workflows.naming import asset_key, pool_of
+from metronome_pipeline.workflows.tags import tags_of
+from metronome_pipeline.workflows.usage import (
+    EVENT_COLUMNS,
+    destination_checks,
+    every_metric_is_billed,
+    every_pair_is_read,
 )
+
+GROUPED_USAGE = "grouped_usage"
+"""The workflow's name: its step's, and part of its jobs' and its schedule's."""
 
 SOURCE_COLUMNS = column_schema(
     {
@@ -39,44 +42,64 @@ SOURCE_COLUMNS = column_schema(
 )
 
 
+def grouped_usage_workflow(settings: Settings) -> Workflow:
+    """The workflow with its assets."""
+    return Workflow(
+        GROUPED_USAGE,
+        asset_key(settings, "metronome", "grouped_usage"),
+        asset_key(settings, "solvimon", "grouped_usage_events"),
+        grouped=True,
+    )
+
+
 def grouped_usage_assets(settings: Settings) -> dg.AssetsDefinition:
     """The two assets of the workflow, partitioned by hour from the cut-over on."""
+    workflow = grouped_usage_workflow(settings)
 
     @dg.multi_asset(
-        name=GROUPED_USAGE.name,
+        name=workflow.name,
         specs=[
             dg.AssetSpec(
-                GROUPED_USAGE.source,
-                deps=[["metronome", "customers"], ["metronome", "billable_metrics"]],
+                workflow.source,
+                deps=[asset_key(settings, "metronome", name) for name in ("customers", "billable_metrics")],
                 group_name="metronome",
                 kinds={"metronome", "postgres"},
                 owners=settings.resource_owners,
+                tags=tags_of(settings, GROUPED_USAGE),
                 skippable=True,
                 metadata={"dagster/column_schema": SOURCE_COLUMNS, "dagster/table_name": "metronome.grouped_usage"},
                 description="Hourly usage by group, for metrics that are billed with properties; one row a group and "
-                "hour, and one for the hour's total.\n\nFrom `POST /v1/usage/groups`, held against the ungrouped "
-                "total of `POST /v1/usage`. Groups that do not add up after a second read are listed; the rest of "
-                "their hour is billed without properties.",
+                "hour, and one for the hour's total.\n\n**From** `POST /v1/usage/groups`, held against the ungrouped "
+                "total of `POST /v1/usage`.\n\n**Fresh:** as `metronome/usage`, by the schedule "
+                "`hourly_grouped_usage`, which runs where GROUPED_USAGE_ENABLED is set.\n\n**If groups do not add "
+                "up** after a second read, the check `groups_add_up` lists them, and the rest of their hour is "
+                "billed without properties: ask Metronome why. **If it fails,** as `metronome/usage`: the list says "
+                "whose usage was not read and why, and the next tick asks again.",
             ),
             dg.AssetSpec(
-                GROUPED_USAGE.destination,
-                deps=[GROUPED_USAGE.source, ["solvimon", "customers"], ["solvimon", "meters"]],
+                workflow.destination,
+                deps=[workflow.source, *(asset_key(settings, "solvimon", name) for name in ("customers", "meters"))],
                 group_name="solvimon",
                 kinds={"solvimon", "postgres"},
                 owners=settings.resource_owners,
+                tags=tags_of(settings, GROUPED_USAGE),
                 skippable=True,
                 metadata={"dagster/column_schema": EVENT_COLUMNS, "dagster/table_name": "ledger.events"},
                 description="The usage events of metrics that are billed with properties: one for each group and "
-                "hour, with the group's keys and values as meter properties. The rules are those of "
-                "`solvimon/usage_events`.",
+                "hour, with the group's keys and values as meter properties.\n\n**From** `metronome/grouped_usage`: "
+                "`meter_properties[].reference` ← group key, `.value` ← group value; all else as in "
+                "`solvimon/usage_events`.\n\n**Fresh:** sent by the run that reads the hour.\n\n**If something "
+                "waits,** a check is red and lists it, as for `solvimon/usage_events`. A property that Solvimon does "
+                "not know: run `import_meters`, then `metronome-pipeline quarantine retry`.",
             ),
         ],
         check_specs=[
-            *destination_checks(GROUPED_USAGE.destination),
-            every_metric_is_billed(GROUPED_USAGE.source),
+            *destination_checks(workflow.destination),
+            every_metric_is_billed(workflow.source),
+            every_pair_is_read(workflow.source),
             dg.AssetCheckSpec(
                 "groups_add_up",
-                asset=GROUPED_USAGE.source,
+                asset=workflow.source,
                 description="The groups of every hour add up to its total (for MAX: the highest group is the total). "
                 "What is missing is billed without properties: ask Metronome why its grouped read is cut short.",
             ),
@@ -84,7 +107,7 @@ def grouped_usage_assets(settings: Settings) -> dg.AssetsDefinition:
         partitions_def=hours_of(settings),
         backfill_policy=dg.BackfillPolicy.multi_run(settings.backfill_partitions_per_run),
         can_subset=True,
-        pool="metronome_api",
+        pool=pool_of(settings, "metronome"),
     )
     def grouped_usage(
         context: dg.AssetExecutionContext,
@@ -94,6 +117,6 @@ def grouped_usage_assets(settings: Settings) -> dg.AssetsDefinition:
         store: StoreResource,
         settings: dg.ResourceParam[Settings],
     ) -> Iterator[dg.AssetCheckResult]:
-        yield from ingest(context, config, GROUPED_USAGE, metronome, solvimon, store, settings)
+        yield from ingest(context, config, workflow, metronome, solvimon, store, settings)
 
     return grouped_usage

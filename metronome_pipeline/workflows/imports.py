@@ -20,6 +20,7 @@ from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.imports import Outcome
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
+from metronome_pipeline.workflows.tags import tag_run
 
 
 class HasId(Protocol):
@@ -73,6 +74,7 @@ def run_in_session(
         async with open_session(metronome, solvimon, store, context.run.run_id) as session:
             return dg.MaterializeResult(metadata=await work(session))
 
+    tag_run(context)
     with failing_in_a_sentence():
         return asyncio.run(step())
 

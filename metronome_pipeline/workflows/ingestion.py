@@ -5,19 +5,23 @@ Dagster is told (``reports.py``), whose usage is due (``due.py``), and the asset
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 from pydantic import Field
 
+from metronome_pipeline.ledger import rotation
 from metronome_pipeline.ledger.read import Window, midnight
+from metronome_pipeline.ledger.rotation import Turns
 from metronome_pipeline.ledger.shelf import Unread
-from metronome_pipeline.ledger.synchronise import Due, Step, Synchroniser, gaps
+from metronome_pipeline.ledger.synchronise import Due, Gap, Step, Synchroniser, gaps
 from metronome_pipeline.metronome.resource import MetronomeResource
 from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
+from metronome_pipeline.storage.database import DatabaseUnavailable
 from metronome_pipeline.storage.resource import StoreResource
 from metronome_pipeline.workflows.corrections import corrected
 from metronome_pipeline.workflows.customers import read_customers
@@ -26,9 +30,11 @@ from metronome_pipeline.workflows.hours import HOUR, KEY, hour_windows, range_te
 from metronome_pipeline.workflows.imports import table
 from metronome_pipeline.workflows.meters import read_metrics
 from metronome_pipeline.workflows.reporting import report
-from metronome_pipeline.workflows.reports import Progress, Reports
+from metronome_pipeline.workflows.reports import Progress, Reports, warn_of_refused
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
 from metronome_pipeline.workflows.synchronising import synchroniser_of
+from metronome_pipeline.workflows.tags import tag_run
+from metronome_pipeline.workflows.turns import turns_of
 
 
 class IngestConfig(dg.Config):
@@ -45,6 +51,11 @@ class IngestConfig(dg.Config):
         default=False,
         description="Also read, from the cut-over on, hours that were never read for a customer or metric that is new "
         "since.",
+    )
+    take_turns: bool = Field(
+        default=False,
+        description="Of more pairs (customer, metric) than USAGE_HOURLY_SHARE of the hour's requests can read, read "
+        "those with usage of late, and as many others as there are requests for; the rest is read at its turn.",
     )
     sweep: int | None = Field(
         default=None,
@@ -66,6 +77,7 @@ def ingest(
     Raises:
         dg.Failure: Something needs a person. Whatever could be done was done and reported before.
     """
+    tag_run(context)
     run = _Run(context, config, workflow, metronome, solvimon, store, settings)
     with failing_in_a_sentence(), asyncio.Runner() as runner:
         events = run.events()
@@ -106,16 +118,19 @@ class _Run:
             await read_customers(session)
             await read_metrics(session)
             due, refused = await due_usage(session, self.settings, grouped=self.workflow.grouped)
-            for metric in refused:
-                self.context.log.warning(metric.sentence("sent"))
-            reports = Reports(self.context, self.workflow)
-            reports.tell_start(asked, due)
+            warn_of_refused(self.context, refused, "sent")
+            turns = await self._turns(session, due, asked)
+            reports = Reports(self.context, self.workflow, turns)
+            reports.tell_start(asked, due, self.metronome.requests_per_second)
             unread: list[Unread] = []
-            async for step in self._steps(session, due, asked):
-                reports.tell(step, session)
-                unread += step.read.unread
-                report(self.context, await reports.materializations(session, due, asked, step))
-            async for check in reports.checks(session, refused):
+            try:
+                async for step in self._steps(session, due, asked, turns):
+                    reports.tell(step, session)
+                    unread += step.read.unread
+                    report(self.context, await reports.materializations(session, due, asked, step))
+            finally:
+                await self._end_turns(session, turns, unread)
+            async for check in reports.checks(session, refused, due):
                 yield check
             if unread:
                 raise dg.Failure(
@@ -138,7 +153,7 @@ class _Run:
         async for step in corrected(session, synchroniser, due, sweep_id, grouped=self.workflow.grouped, say=say):
             reports.tell(step, session)
             report(self.context, await reports.materializations(session, due, step.window, step))
-        async for check in reports.checks(session, refused):
+        async for check in reports.checks(session, refused, due):
             yield check
 
     def _closed_range(self, now: datetime) -> Window:
@@ -154,37 +169,80 @@ class _Run:
             )
         return Window(start, min(end, closed))
 
-    async def _steps(self, session: Session, due: Due, asked: Window) -> AsyncIterator[Step]:
+    @property
+    def _reads(self) -> bool:
+        return self.workflow.source in self.context.selected_asset_keys
+
+    def _look_back(self, asked: Window) -> datetime:
+        look_back = midnight(asked.end - HOUR) - timedelta(days=self.config.look_back_days - 1)
+        return max(self.settings.usage_start, look_back)
+
+    async def _turns(self, session: Session, due: Due, asked: Window) -> Turns | None:
+        """Which pairs are read of the newest hours, where they take turns; None where all are."""
+        if not (self.config.take_turns and self.config.look_back_days and self._reads):
+            return None
+        return await turns_of(
+            session,
+            self.settings,
+            due,
+            Window(self._look_back(asked), asked.end),
+            grouped=self.workflow.grouped,
+            per_second=self.metronome.requests_per_second,
+        )
+
+    async def _end_turns(self, session: Session, turns: Turns | None, unread: Sequence[Unread]) -> None:
+        if turns is None:
+            return
+        # Where the database is gone, the pairs of this run wait one more round.
+        with suppress(DatabaseUnavailable):
+            await session.database.run(lambda c: rotation.end(c, session.pair.pair_id, session.run_id, unread))
+
+    async def _steps(self, session: Session, due: Due, asked: Window, turns: Turns | None) -> AsyncIterator[Step]:
         synchroniser = self._synchroniser(session)
-        read = self.workflow.source in self.context.selected_asset_keys
+        read = self._reads
         send = self.workflow.destination in self.context.selected_asset_keys
-        start = asked.start
-        if self.config.look_back_days:
-            look_back = midnight(asked.end - HOUR) - timedelta(days=self.config.look_back_days - 1)
-            start = max(self.settings.usage_start, min(start, look_back))
+        start = min(asked.start, self._look_back(asked)) if self.config.look_back_days else asked.start
         # Looking back is for the last week or so: all of it fits into the requests that the newest hours cost anyway.
         days = max(7, self.config.look_back_days)
-        progress = Progress(self.context.log.info, session.clock, len(due.customer_ids(asked)) * len(due.metrics))
+        pairs = turns.chosen if turns else len(due.customer_ids(asked)) * len(due.metrics)
+        progress = Progress(self.context.log.info, session.clock, pairs)
+        window = Window(start, asked.end)
+        stages = turns.stages(due, window, days) if turns else None
         async for step in synchroniser.run(
-            due, Window(start, asked.end), read=read, send=send, days=days, progress=progress
+            due, window, read=read, send=send, days=days, stages=stages, progress=progress
         ):
             yield step
         if self.config.fill_gaps and read:
-            async for step in self._fill_gaps(session, synchroniser, due, asked.end, send=send):
+            waiting_from = rotation.first_of_page(asked.end) if turns else None
+            async for step in self._fill_gaps(session, synchroniser, due, asked.end, waiting_from, send=send):
                 yield step
 
     async def _fill_gaps(
-        self, session: Session, synchroniser: Synchroniser, due: Due, end: datetime, *, send: bool
+        self,
+        session: Session,
+        synchroniser: Synchroniser,
+        due: Due,
+        end: datetime,
+        waiting_from: datetime | None,
+        *,
+        send: bool,
     ) -> AsyncIterator[Step]:
         """What was never read or planned in hours that were reported as done: customers and metrics that came later."""
-        pair_id, all_hours = session.pair.pair_id, [Window(self.settings.usage_start, end)]
-        if not await session.database.run(lambda c: gaps(c, pair_id, due, all_hours, planned=True)):
+        pair_id = session.pair.pair_id
+
+        async def missing(within: Sequence[Window]) -> Sequence[Gap]:
+            return await session.database.run(
+                lambda c: gaps(c, pair_id, due, within, planned=True, waiting_from=waiting_from)
+            )
+
+        if not await missing([Window(self.settings.usage_start, end)]):
             return
         keys = self.context.instance.get_materialized_partitions(self.workflow.destination)
         done = hour_windows(datetime.strptime(key, KEY).replace(tzinfo=UTC) for key in keys)
-        for gap in await session.database.run(lambda c: gaps(c, pair_id, due, done, planned=True)):
+        for gap in await missing(done):
+            customer_ids = set(gap.customer_ids)
             some = Due(
-                [customer for customer in due.customers if customer.customer_id in set(gap.customer_ids)],
+                [customer for customer in due.customers if customer.customer_id in customer_ids],
                 [metric for metric in due.metrics if metric.metric_id in gap.metric_ids],
                 due.starts,
             )

@@ -30,7 +30,9 @@ from metronome_pipeline.workflows.imports import (
     walk,
 )
 from metronome_pipeline.workflows.meter_parts import MeterImporter
+from metronome_pipeline.workflows.naming import asset_key, pool_of
 from metronome_pipeline.workflows.session import Session
+from metronome_pipeline.workflows.tags import tags_of
 
 METRONOME_COLUMNS = column_schema(
     {
@@ -63,29 +65,80 @@ SOLVIMON_COLUMNS = column_schema(
 )
 
 
-@dg.asset(
-    key=["metronome", "billable_metrics"],
-    group_name="metronome",
-    kinds={"metronome", "postgres"},
-    metadata={"dagster/column_schema": METRONOME_COLUMNS, "dagster/table_name": "metronome.billable_metrics"},
-    pool="metronome_api",
-)
-def metronome_billable_metrics(
-    context: dg.AssetExecutionContext,
-    metronome: MetronomeResource,
-    solvimon: SolvimonResource,
-    store: StoreResource,
-) -> dg.MaterializeResult[None]:
-    """Every billable metric of the Metronome account, archived ones too; one row a metric.
+def meters_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    """The two assets of the import."""
 
-    From `GET /v1/billable-metrics?include_archived=true`: an archived metric may still meter a live product.
-    """
+    @dg.asset(
+        key=asset_key(settings, "metronome", "billable_metrics"),
+        group_name="metronome",
+        kinds={"metronome", "postgres"},
+        owners=settings.resource_owners,
+        tags=tags_of(settings, "import_meters"),
+        metadata={"dagster/column_schema": METRONOME_COLUMNS, "dagster/table_name": "metronome.billable_metrics"},
+        pool=pool_of(settings, "metronome"),
+    )
+    def metronome_billable_metrics(
+        context: dg.AssetExecutionContext,
+        metronome: MetronomeResource,
+        solvimon: SolvimonResource,
+        store: StoreResource,
+    ) -> dg.MaterializeResult[None]:
+        """Every billable metric of the Metronome account, archived ones too; one row a metric.
 
-    async def work(session: Session) -> dict[str, Any]:
-        listing = await read_metrics(session)
-        return listing_metadata(listing, session.metronome.http.counts(), name=lambda metric: metric.name)
+        **From** `GET /v1/billable-metrics?include_archived=true`: an archived metric may still meter a live product.
 
-    return run_in_session(context, metronome, solvimon, store, work)
+        **Fresh:** every run of usage reads this list too, so the table is an hour old at most. It is materialized when
+        the sensor `account_changes` requests an import, for something changed.
+
+        **If it fails:** a walk that misses most metrics known so far stores nothing: METRONOME_BEARER_TOKEN is of
+        another environment. A record that cannot be kept is listed under `refused_records`: mend it in Metronome.
+        """
+
+        async def work(session: Session) -> dict[str, Any]:
+            listing = await read_metrics(session)
+            return listing_metadata(listing, session.metronome.http.counts(), name=lambda metric: metric.name)
+
+        return run_in_session(context, metronome, solvimon, store, work)
+
+    @dg.asset(
+        key=asset_key(settings, "solvimon", "meters"),
+        deps=[asset_key(settings, "metronome", "billable_metrics")],
+        group_name="solvimon",
+        kinds={"solvimon", "postgres"},
+        owners=settings.resource_owners,
+        tags=tags_of(settings, "import_meters"),
+        metadata={"dagster/column_schema": SOLVIMON_COLUMNS, "dagster/table_name": "solvimon.meters"},
+        pool=pool_of(settings, "solvimon"),
+    )
+    def solvimon_meters(
+        context: dg.AssetExecutionContext,
+        metronome: MetronomeResource,
+        solvimon: SolvimonResource,
+        store: StoreResource,
+        settings: dg.ResourceParam[Settings],
+    ) -> dg.MaterializeResult[None]:
+        """A Solvimon meter for each billable metric: `reference` ← id, `name` ← name.
+
+        **From** `metronome/billable_metrics`, and what Solvimon lists. With a meter value, a meter property for each
+        group key, and a calculation: COUNT and SUM metrics get a SUM, MAX metrics a MAX.
+
+        **Fresh:** the sensor `account_changes` looks every five minutes for what is to be imported.
+
+        **If one is refused,** `refused_records` says which and why, and all others went through. What exists under a
+        reference with another type: give it another reference in Solvimon, then run `import_meters` again.
+
+        **If one is under `to_note`,** its usage is not sent: hourly values of LATEST, UNIQUE and SQL metrics do not add
+        up, so such a meter gets no calculation until METRICS_FILE or METRIC_CALCULATIONS names one. PERIOD_TO_DATE is
+        exact.
+        """
+
+        async def work(session: Session) -> dict[str, Any]:
+            outcomes = await import_known_metrics(session, settings)
+            return import_metadata(outcomes, session.solvimon.http.counts())
+
+        return run_in_session(context, metronome, solvimon, store, work)
+
+    return [metronome_billable_metrics, solvimon_meters]
 
 
 async def read_metrics(session: Session) -> Listing[BillableMetric]:
@@ -100,40 +153,10 @@ async def read_metrics(session: Session) -> Listing[BillableMetric]:
     return listing
 
 
-@dg.asset(
-    key=["solvimon", "meters"],
-    deps=[metronome_billable_metrics],
-    group_name="solvimon",
-    kinds={"solvimon", "postgres"},
-    metadata={"dagster/column_schema": SOLVIMON_COLUMNS, "dagster/table_name": "solvimon.meters"},
-    pool="solvimon_api",
-)
-def solvimon_meters(
-    context: dg.AssetExecutionContext,
-    metronome: MetronomeResource,
-    solvimon: SolvimonResource,
-    store: StoreResource,
-    settings: dg.ResourceParam[Settings],
-) -> dg.MaterializeResult[None]:
-    """A Solvimon meter for each billable metric: `reference` ← id, `name` ← name.
-
-    With a meter value, a meter property for each group key, and a calculation. COUNT and SUM metrics get a SUM
-    calculation, MAX metrics a MAX. Hourly values of LATEST, UNIQUE and SQL metrics do not add up, so these meters get
-    no calculation until METRIC_CALCULATIONS names one, and their usage is not sent; PERIOD_TO_DATE makes a SUM. What
-    exists under a reference with another type is refused by name.
-    """
-
-    async def work(session: Session) -> dict[str, Any]:
-        outcomes = await import_known_metrics(session, settings)
-        return import_metadata(outcomes, session.solvimon.http.counts())
-
-    return run_in_session(context, metronome, solvimon, store, work)
-
-
 async def import_known_metrics(session: Session, settings: Settings) -> list[ImportedMeter]:
     """Brings over every metric that was read and that the settings allow."""
     known = await session.database.run(lambda c: accounts.known_metrics(c, session.pair.pair_id))
-    allowed = [m for m in known if not settings.usage_metrics or m.metric_id in settings.usage_metrics]
+    allowed = [m for m in known if m.metric_id in settings.permitted_metrics]
     return await import_meters(session, allowed, settings.metric_calculations)
 
 
@@ -162,5 +185,5 @@ def _why_not_billed(metric: KnownMetric) -> str:
     kind = "SQL" if metric.is_sql else metric.aggregation_type or "unknown"
     return (
         f"Hourly values of a {kind} metric do not add up to the value of a billing period, so it has no calculation "
-        "and its usage is not sent. METRIC_CALCULATIONS can name one: PERIOD_TO_DATE is exact."
+        "and its usage is not sent. METRICS_FILE or METRIC_CALCULATIONS can name one: PERIOD_TO_DATE is exact."
     )

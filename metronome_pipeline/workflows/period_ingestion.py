@@ -34,8 +34,9 @@ from metronome_pipeline.workflows.limits import brake_of, lateness_of
 from metronome_pipeline.workflows.meters import read_metrics
 from metronome_pipeline.workflows.period_reports import DAY_KEY, Days
 from metronome_pipeline.workflows.reporting import report
-from metronome_pipeline.workflows.reports import Progress, Reports
+from metronome_pipeline.workflows.reports import Progress, Reports, warn_of_refused
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
+from metronome_pipeline.workflows.tags import tag_run
 
 
 class PeriodConfig(dg.Config):
@@ -84,6 +85,7 @@ def ingest_periods(
     Raises:
         dg.Failure: Something needs a person. Whatever could be done was done and reported before.
     """
+    tag_run(context)
     run = _Run(context, config, workflow, metronome, solvimon, store, settings)
     with failing_in_a_sentence(), asyncio.Runner() as runner:
         events = run.events()
@@ -133,8 +135,7 @@ class _Run:
             await read_customers(session)
             await read_metrics(session)
             due, refused = await due_period_usage(session, self.settings)
-            for metric in refused:
-                self.context.log.warning(metric.sentence("sent"))
+            warn_of_refused(self.context, refused, "sent")
             reports = Reports(self.context, self.workflow)
             days = Days(self.context, self.workflow, asked, closed, self._days_reported())
             unread: list[Unread] = []

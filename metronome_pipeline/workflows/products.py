@@ -20,6 +20,7 @@ from metronome_pipeline.mapping.products import (
 )
 from metronome_pipeline.metronome import records as metronome_records
 from metronome_pipeline.metronome.resource import MetronomeResource
+from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.records import Product, ProductCategory, ProductItem
 from metronome_pipeline.solvimon.requests import NewProduct, NewProductCategory, NewProductItem, UsageBasedBy
 from metronome_pipeline.solvimon.resource import SolvimonResource
@@ -40,8 +41,9 @@ from metronome_pipeline.workflows.imports import (
     walk,
     what_happened,
 )
-from metronome_pipeline.workflows.meters import solvimon_meters
+from metronome_pipeline.workflows.naming import asset_key, pool_of
 from metronome_pipeline.workflows.session import Session
+from metronome_pipeline.workflows.tags import tags_of
 
 METRONOME_COLUMNS = column_schema(
     {
@@ -73,29 +75,79 @@ SOLVIMON_COLUMNS = column_schema(
 )
 
 
-@dg.asset(
-    key=["metronome", "products"],
-    group_name="metronome",
-    kinds={"metronome", "postgres"},
-    metadata={"dagster/column_schema": METRONOME_COLUMNS, "dagster/table_name": "metronome.products"},
-    pool="metronome_api",
-)
-def metronome_products(
-    context: dg.AssetExecutionContext,
-    metronome: MetronomeResource,
-    solvimon: SolvimonResource,
-    store: StoreResource,
-) -> dg.MaterializeResult[None]:
-    """Every product of the Metronome account, archived ones too; one row a product, with all its changes over time.
+def products_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    """The two assets of the import."""
 
-    From `POST /v1/contract-pricing/products/list` with `archive_filter: ALL`: rate cards keep using archived products.
-    """
+    @dg.asset(
+        key=asset_key(settings, "metronome", "products"),
+        group_name="metronome",
+        kinds={"metronome", "postgres"},
+        owners=settings.resource_owners,
+        tags=tags_of(settings, "import_products"),
+        metadata={"dagster/column_schema": METRONOME_COLUMNS, "dagster/table_name": "metronome.products"},
+        pool=pool_of(settings, "metronome"),
+    )
+    def metronome_products(
+        context: dg.AssetExecutionContext,
+        metronome: MetronomeResource,
+        solvimon: SolvimonResource,
+        store: StoreResource,
+    ) -> dg.MaterializeResult[None]:
+        """Every product of the Metronome account, archived ones too; one row a product, with all its changes.
 
-    async def work(session: Session) -> dict[str, Any]:
-        listing = await read_products(session)
-        return listing_metadata(listing, session.metronome.http.counts(), name=lambda product: product.initial.name)
+        **From** `POST /v1/contract-pricing/products/list` with `archive_filter: ALL`: rate cards keep using archived
+        products.
 
-    return run_in_session(context, metronome, solvimon, store, work)
+        **Fresh:** as old as its last materialization. The sensor `account_changes` requests an import when Metronome's
+        audit log tells of a change.
+
+        **If it fails:** a walk that misses most products known so far stores nothing: METRONOME_BEARER_TOKEN is of
+        another environment. A record that cannot be kept is listed under `refused_records`: mend it in Metronome.
+        """
+
+        async def work(session: Session) -> dict[str, Any]:
+            listing = await read_products(session)
+            return listing_metadata(listing, session.metronome.http.counts(), name=lambda product: product.initial.name)
+
+        return run_in_session(context, metronome, solvimon, store, work)
+
+    @dg.asset(
+        key=asset_key(settings, "solvimon", "products"),
+        deps=[asset_key(settings, "metronome", "products"), asset_key(settings, "solvimon", "meters")],
+        group_name="solvimon",
+        kinds={"solvimon", "postgres"},
+        owners=settings.resource_owners,
+        tags=tags_of(settings, "import_products"),
+        metadata={"dagster/column_schema": SOLVIMON_COLUMNS, "dagster/table_name": "solvimon.products"},
+        pool=pool_of(settings, "solvimon"),
+    )
+    def solvimon_products(
+        context: dg.AssetExecutionContext,
+        metronome: MetronomeResource,
+        solvimon: SolvimonResource,
+        store: StoreResource,
+    ) -> dg.MaterializeResult[None]:
+        """A Solvimon product with one item for each usage and subscription product.
+
+        **From** `metronome/products`: `reference` ← id, `name` ← `initial.name`, in the category *Metronome Products*.
+        Usage products are linked to the meter value calculation of their billable metric (`solvimon/meters`),
+        subscription products become recurring items; both are activated.
+
+        **Fresh:** the sensor `account_changes` looks every five minutes for what is to be imported.
+
+        **If one is refused,** `refused_records` says which and why, and what to make by hand in Solvimon: composite,
+        fixed and professional service products are not imported, nor usage products that convert or round quantities or
+        change their metric over time, since a plain link would bill them wrongly. A later rename in Metronome is under
+        `to_note`, and the first name kept. After mending, run `import_products` again.
+        """
+
+        async def work(session: Session) -> dict[str, Any]:
+            outcomes = await import_known_products(session)
+            return import_metadata(outcomes, session.solvimon.http.counts())
+
+        return run_in_session(context, metronome, solvimon, store, work)
+
+    return [metronome_products, solvimon_products]
 
 
 async def read_products(session: Session) -> Listing[metronome_records.Product]:
@@ -108,36 +160,6 @@ async def read_products(session: Session) -> Listing[metronome_records.Product]:
     products, pair_id = list(listing.records.values()), session.pair.pair_id
     await session.database.run(lambda c: accounts.store_products(c, pair_id, products, refused=listing.refused))
     return listing
-
-
-@dg.asset(
-    key=["solvimon", "products"],
-    deps=[metronome_products, solvimon_meters],
-    group_name="solvimon",
-    kinds={"solvimon", "postgres"},
-    metadata={"dagster/column_schema": SOLVIMON_COLUMNS, "dagster/table_name": "solvimon.products"},
-    pool="solvimon_api",
-)
-def solvimon_products(
-    context: dg.AssetExecutionContext,
-    metronome: MetronomeResource,
-    solvimon: SolvimonResource,
-    store: StoreResource,
-) -> dg.MaterializeResult[None]:
-    """A Solvimon product with one item for each usage and subscription product.
-
-    `reference` ← id, `name` ← `initial.name`, in the category *Metronome Products*. Usage products are linked to the
-    meter value calculation of their billable metric, subscription products become recurring items; both are activated.
-    Composite, fixed and professional service products are listed as not imported, and so are usage products that
-    convert or round quantities or change their metric over time: a plain link would bill them wrongly. A later rename
-    in Metronome is reported, and the first name kept.
-    """
-
-    async def work(session: Session) -> dict[str, Any]:
-        outcomes = await import_known_products(session)
-        return import_metadata(outcomes, session.solvimon.http.counts())
-
-    return run_in_session(context, metronome, solvimon, store, work)
 
 
 async def import_known_products(session: Session) -> list[ImportedProduct]:
@@ -161,7 +183,10 @@ async def import_products(session: Session, products: list[metronome_records.Pro
         if plan.metric_id is None:
             return await importer.bring(plan, None)
         if plan.metric_id not in calculations:
-            unknown = "It was not imported: run import_meters, and name it in USAGE_METRICS where that is set."
+            unknown = (
+                "It was not imported: run import_meters, and see that neither USAGE_METRICS nor METRICS_FILE leaves it "
+                "out."
+            )
             why = reasons.get(plan.metric_id, unknown)
             raise Incompatible(f"Its billable metric {plan.metric_id} has no meter value calculation. {why}")
         return await importer.bring(plan, calculations[plan.metric_id][0])

@@ -34,8 +34,10 @@ from metronome_pipeline.workflows.customers import read_customers
 from metronome_pipeline.workflows.due import RefusedMetric, destinations, due_period_usage, due_usage, slicing_wanted
 from metronome_pipeline.workflows.imports import column_schema
 from metronome_pipeline.workflows.meters import read_metrics
-from metronome_pipeline.workflows.reconciliation_reports import CHECKS, RECONCILIATION, Reports
+from metronome_pipeline.workflows.naming import pool_of
+from metronome_pipeline.workflows.reconciliation_reports import CHECKS, Reports, reconciliation_key
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
+from metronome_pipeline.workflows.tags import tag_run, tags_of
 
 COLUMNS = column_schema(
     {
@@ -179,7 +181,7 @@ def _reconciled(
     adds_up = metric.aggregation_type in EXACT_CALCULATIONS
     reason = None
     if billed is None:
-        reason = refused.reason if refused else "USAGE_METRICS leaves it out, or Metronome does not list it any more."
+        reason = refused.reason if refused else "The settings leave it out, or Metronome does not list it any more."
     usual = EXACT_CALCULATIONS.get(metric.aggregation_type or "", "SUM")
     return ReconciledMetric(
         metric.metric_id,
@@ -219,29 +221,35 @@ def days_since_cut_over(settings: Settings) -> dg.DailyPartitionsDefinition:
 
 def reconciliation_asset(settings: Settings) -> dg.AssetsDefinition:
     """The asset, partitioned by day from the cut-over on."""
+    asset = reconciliation_key(settings)
 
     @dg.multi_asset(
-        name=RECONCILIATION.path[-1],
+        name="reconciliation",
         specs=[
             dg.AssetSpec(
-                RECONCILIATION,
+                asset,
                 deps=destinations(settings),
                 group_name="solvimon",
                 kinds={"solvimon", "metronome", "postgres"},
                 owners=settings.resource_owners,
+                tags=tags_of(settings, "reconciliation"),
                 skippable=True,
                 metadata={"dagster/column_schema": COLUMNS, "dagster/table_name": "ledger.reconciliations"},
-                description="Metronome's totals, the ledger's and Solvimon's, side by side; one row for each customer, "
-                "metric and UTC day in which either side has anything.\n\nMetronome is read afresh, by day, and by "
-                "hour where a day differs or is cut. Solvimon's side is its receipts and its lists of unmatched, "
-                "duplicate and deleted events; with `deep`, every single event as Solvimon has it. Nothing is sent: "
-                "what differs is listed with its reason.",
+                description="Metronome's totals, the ledger's and Solvimon's, side by side; one row for each "
+                "customer, metric and UTC day in which either side has anything.\n\n**From** Metronome read afresh, "
+                "by day, and by hour where a day differs or is cut; the ledger; and Solvimon's receipts and its "
+                "lists of unmatched, duplicate and deleted events. With `deep`, every single event as Solvimon has "
+                "it.\n\n**Fresh:** the schedule `daily_reconciliation` compares the last 8 days each night, and each "
+                "older day once it is ingested.\n\n**If something differs,** a check is red, and lists each "
+                "difference to the last digit with its reason; the runbook says for each reason what to do. Nothing "
+                "is sent. **If it fails,** a walk did not complete: what was compared is stored, and the next night "
+                "compares again.",
             )
         ],
-        check_specs=[dg.AssetCheckSpec(name, asset=RECONCILIATION, description=text) for name, text in CHECKS.items()],
+        check_specs=[dg.AssetCheckSpec(name, asset=asset, description=text) for name, text in CHECKS.items()],
         partitions_def=days_since_cut_over(settings),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        pool="metronome_api",
+        pool=pool_of(settings, "metronome"),
     )
     def reconciliation(
         context: dg.AssetExecutionContext,
@@ -251,6 +259,7 @@ def reconciliation_asset(settings: Settings) -> dg.AssetsDefinition:
         store: StoreResource,
         settings: dg.ResourceParam[Settings],
     ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetCheckResult]:
+        tag_run(context)
         with failing_in_a_sentence():
             reports = asyncio.run(_reconcile_days(context, config, metronome, solvimon, store, settings))
             yield from reports.materializations()
@@ -294,4 +303,5 @@ async def _reconcile_days(
             say=context.log.info,
         )
         await session.database.run(lambda c: reconciliations.forget_others(c, pair_id, start, end, run_id=run_id))
-        return await Reports.of(session, tally, scope.dues, window, deep=config.deep)
+        asset = reconciliation_key(settings)
+        return await Reports.of(asset, session, tally, scope.dues, window, deep=config.deep)

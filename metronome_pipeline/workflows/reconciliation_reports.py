@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from metronome_pipeline.ledger import rotation
 from metronome_pipeline.ledger.read import Window, midnight
 from metronome_pipeline.ledger.synchronise import Due, Gap, gaps
 from metronome_pipeline.mapping.periods import DAY, first_midnight
@@ -19,14 +20,15 @@ from metronome_pipeline.reconciliation import standing
 from metronome_pipeline.reconciliation.lines import Difference, ReconciledMetric
 from metronome_pipeline.reconciliation.reconciliations import DayTotals, day_totals
 from metronome_pipeline.reconciliation.tally import Tally, solvimon_says
+from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.requests import plain_number
 from metronome_pipeline.sweeps.days import days_of
 from metronome_pipeline.workflows.hours import range_text
 from metronome_pipeline.workflows.imports import request_metadata, table
+from metronome_pipeline.workflows.naming import asset_key
 from metronome_pipeline.workflows.pictures import Bar, Mark, markdown_image, usage_picture
 from metronome_pipeline.workflows.session import Session
 
-RECONCILIATION = dg.AssetKey(["solvimon", "reconciliation"])
 DAY_KEY = "%Y-%m-%d"
 """The form of a partition's key."""
 CHECKS: Mapping[str, str] = {
@@ -50,6 +52,11 @@ _TOTAL_COLUMNS = ("metric", "Metronome", "ledger", "delivered", "Solvimon", "dif
 _BY_HAND = frozenset({"deleted by hand", "changed by hand", "foreign"})
 _LISTED = 100
 _PICTURE_DAYS = 31
+
+
+def reconciliation_key(settings: Settings) -> dg.AssetKey:
+    """The asset."""
+    return asset_key(settings, "solvimon", "reconciliation")
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ class Names:
 class Reports:
     """Everything that Dagster is told of one run."""
 
+    asset: dg.AssetKey
     tally: Tally
     names: Names
     days: Sequence[datetime]
@@ -98,7 +106,9 @@ class Reports:
     deep: bool
 
     @classmethod
-    async def of(cls, session: Session, tally: Tally, dues: Sequence[Due], window: Window, *, deep: bool) -> "Reports":
+    async def of(
+        cls, asset: dg.AssetKey, session: Session, tally: Tally, dues: Sequence[Due], window: Window, *, deep: bool
+    ) -> "Reports":
         """Gathers what the run's own tally does not hold."""
         pair_id = session.pair.pair_id
         days = days_of(midnight(window.start), first_midnight(window.end))
@@ -114,14 +124,14 @@ class Reports:
             "solvimon_requests": session.solvimon.http.counts().requests,
             "solvimon_requests_for_lists": tally.list_requests,
         }
-        return cls(tally, names, days, found, totals, session.pair.deduplication, requests, deep)
+        return cls(asset, tally, names, days, found, totals, session.pair.deduplication, requests, deep)
 
     def materializations(self) -> Iterator[dg.AssetMaterialization]:
         """Every day of the run, unless a pair could not be read."""
         for day in () if self.tally.unread else self.days:
             of_the_run = self.requests if day == self.days[-1] else {}
             yield dg.AssetMaterialization(
-                RECONCILIATION, partition=day.strftime(DAY_KEY), metadata={**self._metadata(day), **of_the_run}
+                self.asset, partition=day.strftime(DAY_KEY), metadata={**self._metadata(day), **of_the_run}
             )
 
     def checks(self) -> Iterator[dg.AssetCheckEvaluation | dg.AssetCheckResult]:
@@ -130,7 +140,7 @@ class Reports:
         for day, found in of_days.items():
             for name, (columns, rows) in found.items():
                 yield dg.AssetCheckEvaluation(
-                    asset_key=RECONCILIATION,
+                    asset_key=self.asset,
                     check_name=name,
                     passed=not rows,
                     metadata=_evidence(columns, rows),
@@ -140,7 +150,7 @@ class Reports:
         for name, (columns, rows) in self._found(self.days).items():
             bad = [day.strftime(DAY_KEY) for day, found in of_days.items() if found[name][1]]
             yield dg.AssetCheckResult(
-                asset_key=RECONCILIATION,
+                asset_key=self.asset,
                 check_name=name,
                 passed=not rows,
                 severity=dg.AssetCheckSeverity.ERROR,
@@ -238,11 +248,12 @@ def _gaps_by_day(
 ) -> dict[datetime, list[Gap]]:
     found: dict[datetime, list[Gap]] = {}
     for due in dues:
-        if not gaps(connection, pair_id, due, [window]):
+        waiting_from = rotation.waiting_from(connection, pair_id, due)
+        if not gaps(connection, pair_id, due, [window], waiting_from=waiting_from):
             continue
         for day in days:
             hours = Window(max(day, window.start), min(day + DAY, window.end))
-            if missing := gaps(connection, pair_id, due, [hours]):
+            if missing := gaps(connection, pair_id, due, [hours], waiting_from=waiting_from):
                 found.setdefault(day, []).extend(missing)
     return found
 

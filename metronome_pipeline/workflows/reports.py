@@ -5,16 +5,17 @@ Here: from the core's numbers to materializations, check results and sentences. 
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
 
-from metronome_pipeline.clock import Clock
-from metronome_pipeline.ledger import evidence, over_time
+from metronome_pipeline.clock import Clock, Pauses
+from metronome_pipeline.ledger import evidence, over_time, rotation
 from metronome_pipeline.ledger.late import LATE_COLUMNS
 from metronome_pipeline.ledger.read import Window
+from metronome_pipeline.ledger.rotation import Turns
 from metronome_pipeline.ledger.shelf import ReadReport
 from metronome_pipeline.ledger.synchronise import Due, Step
 from metronome_pipeline.ledger.unsettled import UNSETTLED_COLUMNS
@@ -23,21 +24,27 @@ from metronome_pipeline.workflows.hours import KEY, hours_in, range_text
 from metronome_pipeline.workflows.imports import request_metadata, table
 from metronome_pipeline.workflows.pictures import hourly_picture, markdown_image
 from metronome_pipeline.workflows.session import Session
+from metronome_pipeline.workflows.turns import turn_figures, turns_in_words, warning_of
 
-_SAY_SECONDS = 30.0
+EVERY_PAIR_IS_READ = "every_pair_is_read_within_a_day"
+_SAID_SINGLY = 5
 
 
 @dataclass(frozen=True)
 class Reports:
-    """Tells Dagster of one run of a usage workflow. Only assets that the run was asked for are reported."""
+    """Tells Dagster of one run of a usage workflow. Only assets that the run was asked for are reported.
+
+    ``turns``: which pairs it reads of the newest hours, where not all are.
+    """
 
     context: dg.AssetExecutionContext
     workflow: Workflow
+    turns: Turns | None = None
 
     async def materializations(
         self, session: Session, due: Due, asked: Window, step: Step
     ) -> list[dg.AssetMaterialization]:
-        """Once all due pairs of a step were read: its hours that were asked for, and others where something changed."""
+        """Hours that were asked for, once all pairs were read that were to be, and others where something changed."""
         hours = await session.database.run(
             lambda c: evidence.hours(
                 c, session.pair.pair_id, due.metrics, step.window, session.run_id, grouped=self.workflow.grouped
@@ -67,8 +74,9 @@ class Reports:
         return made
 
     def _is_done(self, hour: datetime, asked: Window, step: Step) -> bool:
-        asked_for = asked.start <= hour < asked.end and not step.revisited
-        return step.complete and (asked_for or hour in step.planned.changed_hours)
+        if asked.start <= hour < asked.end and not step.revisited:
+            return step.complete
+        return not step.read.unread and hour in step.planned.changed_hours
 
     async def _of_the_run(self, session: Session, due: Due, window: Window, hour: datetime) -> dict[str, Any]:
         """What the last hour of a step also shows: requests of the run so far, a preview, and the step's picture."""
@@ -80,12 +88,15 @@ class Reports:
         svg = hourly_picture(hours, window.start, window.end)
         return {
             **_requests(session),
+            **(turn_figures(self.turns) if self.turns and window == self.turns.window else {}),
             "picture": dg.MetadataValue.md(markdown_image(svg, f"Usage by hour and metric, {range_text(window)}")),
             "preview": table(evidence.PREVIEW_COLUMNS, rows),
         }
 
-    async def checks(self, session: Session, refused: Sequence[RefusedMetric]) -> AsyncIterator[dg.AssetCheckResult]:
-        """The checks of the run's assets, each with the list of what it found."""
+    async def checks(
+        self, session: Session, refused: Sequence[RefusedMetric], due: Due | None = None
+    ) -> AsyncIterator[dg.AssetCheckResult]:
+        """The checks of the run's assets, each with the list of what it found. ``due``: whose pairs may take turns."""
         found = await session.database.run(lambda c: evidence.open_matters(c, session.pair.pair_id))
         if self.workflow.destination in self.context.selected_asset_keys:
             yield _check(
@@ -105,16 +116,28 @@ class Reports:
                 [(metric.metric_id, metric.name, metric.reason) for metric in refused],
                 ("metric", "name", "reason"),
             )
+            if due is not None:
+                yield await self._check_of_turns(session, due)
             if self.workflow.grouped:
                 yield _check(self.workflow.source, "groups_add_up", found.short_hours, evidence.SHORT_COLUMNS)
 
-    def tell_start(self, asked: Window, due: Due) -> None:
-        """What the run is about to do, and what it will cost."""
+    async def _check_of_turns(self, session: Session, due: Due) -> dg.AssetCheckResult:
+        late = await session.database.run(lambda c: rotation.overdue(c, session.pair.pair_id, due))
+        figures = {"found": late.pairs, **(turn_figures(self.turns) if self.turns else {})}
+        return _check(self.workflow.source, EVERY_PAIR_IS_READ, late.listed, rotation.OVERDUE_COLUMNS, figures)
+
+    def tell_start(self, asked: Window, due: Due, per_second: float) -> None:
+        """What the run is about to do, and what it will cost at a pace of so many requests a second."""
+        if self.turns is not None:
+            self.context.log.info(f"{range_text(asked)}: {turns_in_words(self.turns)}")
+            if warning := warning_of(self.turns):
+                self.context.log.warning(warning)
+            return
         customers = len(due.customer_ids(asked))
+        requests = customers * len(due.metrics) * -(-(asked.end - asked.start) // timedelta(days=7))
         self.context.log.info(
-            f"Usage of {customers} customers and {len(due.metrics)} metrics, {range_text(asked)}: about "
-            f"{customers * len(due.metrics) * -(-(asked.end - asked.start) // timedelta(days=7))} requests to "
-            "Metronome."
+            f"Usage of {customers:,} customers and {len(due.metrics):,} metrics, {range_text(asked)}: about "
+            f"{requests:,} requests to Metronome, {time_in_words(requests / per_second)} at the set pace."
         )
 
     def tell(self, step: Step, session: Session) -> None:
@@ -126,11 +149,15 @@ class Reports:
             f"{session.metronome.http.counts().requests} requests to Metronome, "
             f"{session.solvimon.http.counts().requests} to Solvimon."
         )
-        for each in step.read.unstorable:
-            self.context.log.warning(
+        warn_of_some(
+            self.context,
+            [
                 f"Postgres cannot store the group {each.group} of metric {each.metric_id}, customer "
                 f"{each.customer_id}: its usage is billed with the rest of its hour, without properties."
-            )
+                for each in step.read.unstorable
+            ],
+            "groups that Postgres cannot store",
+        )
         if step.planned.late:
             self.context.log.warning(
                 f"{step.planned.late} events change hours whose invoices are final: see `metronome-pipeline late list`."
@@ -139,26 +166,58 @@ class Reports:
             self.context.log.warning(str(brake))
 
 
+def warn_of_refused(context: dg.AssetExecutionContext, refused: Sequence[RefusedMetric], done: str) -> None:
+    """Warns of metrics whose usage is not ``done``: "sent". All of them stand in the check."""
+    others = "metrics: the check every_metric_is_billed lists all of them"
+    warn_of_some(context, [metric.sentence(done) for metric in refused], others)
+
+
+def warn_of_some(context: dg.AssetExecutionContext, sentences: Sequence[str], others: str) -> None:
+    """Warns of the first few things of a kind one by one, and of the ``others`` together."""
+    for sentence in sentences[:_SAID_SINGLY]:
+        context.log.warning(sentence)
+    if len(sentences) > _SAID_SINGLY:
+        context.log.warning(f"The same holds for {len(sentences) - _SAID_SINGLY:,} other {others}.")
+
+
+def time_in_words(seconds: float) -> str:
+    """A time as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 @dataclass
 class Progress:
-    """Says every half minute how far the read of a step has come, and how long it will take at this pace."""
+    """Says now and then how far the read of a step has come, and how long the step will take at this pace."""
 
     say: Callable[[str], None]
     clock: Clock
     pairs: int
     _step: Window | None = None
     _began: float = 0.0
-    _said: float = 0.0
+    _read: int = 0
+    _before: int = 0
+    _pauses: Pauses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pauses = Pauses(self.clock)
 
     def __call__(self, step: Window, read: ReadReport) -> None:
-        """Called after each walk."""
+        """Called after each walk. A step of which some pairs are read before the others counts on."""
         now = self.clock.monotonic()
         if step != self._step:
-            self._step, self._began, self._said = step, now, now
-        if now - self._said >= _SAY_SECONDS and read.pairs:
-            self._said = now
-            left = (now - self._began) / read.pairs * max(self.pairs - read.pairs, 0)
-            self.say(f"{range_text(step)}: {read.pairs} of {self.pairs} pairs read, about {left:.0f} s to go.")
+            self._step, self._began, self._before = step, now, 0
+            self._pauses.begin()
+        elif read.pairs < self._read:
+            self._before += self._read
+        self._read = read.pairs
+        done = self._before + read.pairs
+        if done and self._pauses.are_over():
+            left = time_in_words((now - self._began) / done * max(self.pairs - done, 0))
+            self.say(f"{range_text(step)}: {done:,} of {self.pairs:,} pairs read, about {left} to go.")
 
 
 def _requests(session: Session) -> dict[str, Any]:

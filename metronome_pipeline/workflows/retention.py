@@ -10,6 +10,7 @@ from metronome_pipeline.storage.resource import Store, StoreResource
 from metronome_pipeline.upkeep import retention
 from metronome_pipeline.upkeep.retention import Retired
 from metronome_pipeline.workflows.session import failing_in_a_sentence
+from metronome_pipeline.workflows.tags import tag_run
 
 
 @dg.op(
@@ -19,6 +20,7 @@ from metronome_pipeline.workflows.session import failing_in_a_sentence
 )
 def retire_usage(context: dg.OpExecutionContext, store: StoreResource, settings: dg.ResourceParam[Settings]) -> None:
     """Removes, and says how much."""
+    tag_run(context)
     if settings.usage_retention_days is None:
         context.log.info("USAGE_RETENTION_DAYS is not set: all raw usage is kept.")
         return

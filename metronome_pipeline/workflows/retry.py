@@ -11,10 +11,13 @@ from pydantic import Field
 
 from metronome_pipeline.ledger import waiting
 from metronome_pipeline.metronome.resource import MetronomeResource
+from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.resource import StoreResource
+from metronome_pipeline.workflows.naming import pool_of
 from metronome_pipeline.workflows.session import failing_in_a_sentence, open_session
 from metronome_pipeline.workflows.synchronising import delivery_of
+from metronome_pipeline.workflows.tags import tag_run
 
 
 class RetryConfig(dg.Config):
@@ -25,22 +28,27 @@ class RetryConfig(dg.Config):
     references: list[str] = Field(default=[], description="References of single events. Empty: all in quarantine.")
 
 
-@dg.op(
-    name="retry",
-    pool="solvimon_api",
-    description="Lets events leave quarantine and sends them at once, unchanged. Where Metronome says something else "
-    "by now, the next run of any hours sends the difference.",
-)
-def retry(
-    context: dg.OpExecutionContext,
-    config: RetryConfig,
-    metronome: MetronomeResource,
-    solvimon: SolvimonResource,
-    store: StoreResource,
-) -> None:
-    """Releases, then delivers whatever is planned for this account pair."""
-    with failing_in_a_sentence():
-        asyncio.run(_retry(context, config, metronome, solvimon, store))
+def retry_op(settings: Settings) -> dg.OpDefinition:
+    """The step: releases, then delivers whatever is planned for this account pair."""
+
+    @dg.op(
+        name="retry",
+        pool=pool_of(settings, "solvimon"),
+        description="Lets events leave quarantine and sends them at once, unchanged. Where Metronome says something "
+        "else by now, the next run of any hours sends the difference.",
+    )
+    def retry(
+        context: dg.OpExecutionContext,
+        config: RetryConfig,
+        metronome: MetronomeResource,
+        solvimon: SolvimonResource,
+        store: StoreResource,
+    ) -> None:
+        tag_run(context)
+        with failing_in_a_sentence():
+            asyncio.run(_retry(context, config, metronome, solvimon, store))
+
+    return retry
 
 
 async def _retry(

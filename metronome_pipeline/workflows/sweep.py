@@ -32,12 +32,12 @@ from metronome_pipeline.workflows.due import RefusedMetric, due_usage
 from metronome_pipeline.workflows.hours import range_text
 from metronome_pipeline.workflows.imports import column_schema, request_metadata, table
 from metronome_pipeline.workflows.meters import read_metrics
+from metronome_pipeline.workflows.naming import asset_key, pool_of
+from metronome_pipeline.workflows.reports import time_in_words, warn_of_refused
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
+from metronome_pipeline.workflows.tags import tag_run, tags_of
 
 SWEEP_LOCK = 0x6D70_0003
-SWEEP = dg.AssetKey(["metronome", "usage_sweep"])
-STEP = "metronome__usage_sweep"
-"""The name of the sweep's step, under which a run is configured."""
 _PATIENCE_SECONDS = 3.0
 _DAYS_A_PAGE = 200
 
@@ -80,24 +80,32 @@ class _Swept:
     unread: list[Unread]
 
 
+def sweep_key(settings: Settings) -> dg.AssetKey:
+    """The asset. As a Python identifier it is the name of its step, under which a run is configured."""
+    return asset_key(settings, "metronome", "usage_sweep")
+
+
 def usage_sweep_asset(settings: Settings) -> dg.AssetsDefinition:
     """The asset that all three kinds of sweeps materialize."""
 
     @dg.asset(
-        key=SWEEP,
-        deps=[["metronome", "customers"], ["metronome", "billable_metrics"]],
+        key=sweep_key(settings),
+        deps=[asset_key(settings, "metronome", name) for name in ("customers", "billable_metrics")],
         group_name="metronome",
         kinds={"metronome", "postgres"},
         owners=settings.resource_owners,
+        tags=tags_of(settings, "sweep"),
         metadata={"dagster/column_schema": FINDINGS_SCHEMA, "dagster/table_name": "ledger.findings"},
         output_required=False,
-        pool="metronome_api",
-        description="What a look back over billed usage found: hours that differ from the ledger, one row a customer, "
-        "metric and stretch of up to 8 days.\n\nEvery customer and metric that was ever billed or read in the window "
-        "is asked for, archived or not: by day, in one request each, and only where a day differs by hour. Days that "
-        "agree can hide hours that do not, so each day is also read by hour every week, and once past its 34th day. "
-        "The hours are stored; the sensor `sweep_findings` requests the run that plans and sends the corrections. A "
-        "sweep that is cut short is resumed within a day, with its window, where it was.",
+        pool=pool_of(settings, "metronome"),
+        description="What a look back over billed usage found: hours that differ from the ledger, one row a "
+        "customer, metric and stretch of up to 8 days.\n\n**From** `POST /v1/usage`, held against the ledger: every "
+        "customer and metric that was ever billed or read in the window is asked for, archived or not, by day, in "
+        "one request each, and only where a day differs by hour.\n\n**Fresh:** the schedules sweep the trailing days "
+        "each night, the same by hour each week, as days that agree can hide hours that do not, and everything older "
+        "each month.\n\n**What is found** needs nobody: the hours are stored, and the sensor `sweep_findings` "
+        "requests the run that plans and sends the corrections. **If it fails,** or is cut short, what was done is "
+        "kept, and the next run within a day goes on where it was; the failure lists what could not be read and why.",
     )
     def usage_sweep(
         context: dg.AssetExecutionContext,
@@ -107,6 +115,7 @@ def usage_sweep_asset(settings: Settings) -> dg.AssetsDefinition:
         store: StoreResource,
         settings: dg.ResourceParam[Settings],
     ) -> Iterator[dg.MaterializeResult[None]]:
+        tag_run(context)
         with failing_in_a_sentence():
             swept = asyncio.run(_run(context, config.kind, metronome, solvimon, store, settings))
         if swept is None:
@@ -138,8 +147,7 @@ async def _run(
         await read_customers(session)
         await read_metrics(session)
         swept, refused = await _whose(session, settings)
-        for metric in refused:
-            context.log.warning(metric.sentence("swept"))
+        warn_of_refused(context, refused, "swept")
         sweep = await _taken_up(context, session, settings, swept, kind)
         if sweep is None:
             return None
@@ -215,7 +223,7 @@ async def _taken_up(
     context.log.info(
         f"Sweep {sweep.sweep_id}{' goes on' if sweep.resumed else ''}: {sweep.pairs} pairs, "
         f"{range_text(sweep.window)}. When nothing differs, all of it takes about {requests} requests to Metronome, "
-        f"{requests / settings.metronome_requests_per_second:.0f} s at the set pace."
+        f"{time_in_words(requests / settings.metronome_requests_per_second)} at the set pace."
     )
     return sweep
 

@@ -16,8 +16,12 @@ from metronome_pipeline.workflows.due import Workflow
 from metronome_pipeline.workflows.hours import hours_of
 from metronome_pipeline.workflows.imports import column_schema
 from metronome_pipeline.workflows.ingestion import IngestConfig, ingest
+from metronome_pipeline.workflows.naming import asset_key, pool_of
+from metronome_pipeline.workflows.reports import EVERY_PAIR_IS_READ
+from metronome_pipeline.workflows.tags import tags_of
 
-USAGE = Workflow("usage", dg.AssetKey(["metronome", "usage"]), dg.AssetKey(["solvimon", "usage_events"]), grouped=False)
+USAGE = "usage"
+"""The workflow's name: its step's, and part of its jobs' and its schedule's."""
 
 SOURCE_COLUMNS = column_schema(
     {
@@ -35,8 +39,8 @@ EVENT_COLUMNS = column_schema(
         "pair_id": ("int", "The account pair."),
         "customer_id": ("uuid", "customer_reference of the event."),
         "metric_id": ("uuid", "meter_reference of the event."),
-        "start_at": ("timestamptz", "timestamp of the event: start of the hour, UTC."),
-        "end_at": ("timestamptz", "End of the hour."),
+        "start_at": ("timestamptz", "timestamp of the event: start of the hour (of the day, by period), UTC."),
+        "end_at": ("timestamptz", "End of the hour, or of the day."),
         "slice": ("text", "total, rest, or g and the hash of the properties."),
         "properties": ("text", "Group keys and values as canonical JSON; null without."),
         "kind": ("text", "usage, correction or deletion."),
@@ -49,6 +53,13 @@ EVENT_COLUMNS = column_schema(
         "late": ("boolean", "A change that came when the invoice of its period was final."),
     }
 )
+
+
+def usage_workflow(settings: Settings) -> Workflow:
+    """The workflow with its assets."""
+    return Workflow(
+        USAGE, asset_key(settings, "metronome", "usage"), asset_key(settings, "solvimon", "usage_events"), grouped=False
+    )
 
 
 def destination_checks(destination: dg.AssetKey) -> list[dg.AssetCheckSpec]:
@@ -92,44 +103,72 @@ def every_metric_is_billed(source: dg.AssetKey) -> dg.AssetCheckSpec:
     )
 
 
+def every_pair_is_read(source: dg.AssetKey) -> dg.AssetCheckSpec:
+    """The check that no pair waits for too long where pairs take turns."""
+    return dg.AssetCheckSpec(
+        EVERY_PAIR_IS_READ,
+        asset=source,
+        description="Every metric of every customer was read within 24 hours, where there are more of them than "
+        "USAGE_HOURLY_SHARE of an hour's requests can read and some take turns. The list says which were not: they "
+        "could not be read, or the account is too large for the pace.",
+    )
+
+
 def usage_assets(settings: Settings) -> dg.AssetsDefinition:
     """The two assets of the workflow, partitioned by hour from the cut-over on."""
+    workflow = usage_workflow(settings)
 
     @dg.multi_asset(
-        name=USAGE.name,
+        name=workflow.name,
         specs=[
             dg.AssetSpec(
-                USAGE.source,
-                deps=[["metronome", "customers"], ["metronome", "billable_metrics"]],
+                workflow.source,
+                deps=[asset_key(settings, "metronome", name) for name in ("customers", "billable_metrics")],
                 group_name="metronome",
                 kinds={"metronome", "postgres"},
                 owners=settings.resource_owners,
+                tags=tags_of(settings, USAGE),
                 skippable=True,
                 metadata={"dagster/column_schema": SOURCE_COLUMNS, "dagster/table_name": "metronome.usage"},
                 description="Hourly usage of every customer and metric that is billed without properties; one row an "
-                "hour with usage.\n\nFrom `POST /v1/usage`, asked in whole UTC days and kept by the hour. A walk "
-                "that does not complete changes nothing: its hours stay open, and the run fails by name after it has "
-                "done the rest.",
+                "hour with usage.\n\n**From** `POST /v1/usage`, asked in whole UTC days and kept by the "
+                f"hour.\n\n**Fresh:** the schedule `hourly_usage` reads each hour {settings.usage_close_minutes} "
+                f"minutes after its end, and the last {settings.usage_look_back_days} UTC days again for late usage; "
+                "sweeps look further back. Where there are more customers and metrics than an hour's requests can "
+                "read, some take turns.\n\n**If it fails:** a walk that does not complete changes nothing. Its hours "
+                "stay open, the run has done the rest and fails with a list of whose usage was not read and why, and "
+                "the next tick asks again. Mend what the list says; nothing has to be run by hand. To read hours "
+                "again, materialize them.",
             ),
             dg.AssetSpec(
-                USAGE.destination,
-                deps=[USAGE.source, ["solvimon", "customers"], ["solvimon", "meters"]],
+                workflow.destination,
+                deps=[workflow.source, *(asset_key(settings, "solvimon", name) for name in ("customers", "meters"))],
                 group_name="solvimon",
                 kinds={"solvimon", "postgres"},
                 owners=settings.resource_owners,
+                tags=tags_of(settings, USAGE),
                 skippable=True,
                 metadata={"dagster/column_schema": EVENT_COLUMNS, "dagster/table_name": "ledger.events"},
                 description="Every usage event that Solvimon has been or will be told: planned in the ledger, sent, "
-                "and its answer written down.\n\nLate usage is corrected by the difference, a maximum that fell by "
-                "deletion and successor. Refused events wait in quarantine with Solvimon's reason, and the rest goes "
-                "through.",
+                "and its answer written down; one row an event.\n\n**From** `metronome/usage`: `customer_reference`, "
+                "`meter_reference` and `timestamp` say whose hour it is, `meter_values[].number` is its value. Late "
+                "usage is corrected by the difference, a maximum that fell by deletion and successor.\n\n**Fresh:** "
+                "sent by the run that reads the hour, and what a run left unsent by the next one.\n\n**If something "
+                "waits,** a check is red and lists it, and the rest went through: refused events are in quarantine "
+                "with Solvimon's reason (mend it, then `metronome-pipeline quarantine retry`), implausible decreases "
+                "are held by the brake (`metronome-pipeline brake list`). To see a change before it is made, run "
+                "`metronome-pipeline plan usage`; to take back a wrong backfill, `metronome-pipeline revert`.",
             ),
         ],
-        check_specs=[*destination_checks(USAGE.destination), every_metric_is_billed(USAGE.source)],
+        check_specs=[
+            *destination_checks(workflow.destination),
+            every_metric_is_billed(workflow.source),
+            every_pair_is_read(workflow.source),
+        ],
         partitions_def=hours_of(settings),
         backfill_policy=dg.BackfillPolicy.multi_run(settings.backfill_partitions_per_run),
         can_subset=True,
-        pool="metronome_api",
+        pool=pool_of(settings, "metronome"),
     )
     def usage(
         context: dg.AssetExecutionContext,
@@ -139,6 +178,6 @@ def usage_assets(settings: Settings) -> dg.AssetsDefinition:
         store: StoreResource,
         settings: dg.ResourceParam[Settings],
     ) -> Iterator[dg.AssetCheckResult]:
-        yield from ingest(context, config, USAGE, metronome, solvimon, store, settings)
+        yield from ingest(context, config, workflow, metronome, solvimon, store, settings)
 
     return usage

@@ -123,7 +123,8 @@ def test_a_run_that_dagster_starts_again_by_itself_is_not_told(watch: Watch) -> 
 
 
 def test_a_run_of_another_code_location_is_not_told(watch: Watch) -> None:
-    from metronome_pipeline.alerts.of_dagster import Here, failed_runs  # noqa: PLC0415
+    from metronome_pipeline.alerts.here import Here  # noqa: PLC0415
+    from metronome_pipeline.alerts.of_dagster import failed_runs  # noqa: PLC0415
 
     world = watch.world
     world.imports()
@@ -132,8 +133,8 @@ def test_a_run_of_another_code_location_is_not_told(watch: Watch) -> None:
     tags = {".dagster/repository": "__repository__@other"}
     assert not world.run("import_customers", tags=tags).success
     now = datetime.now(UTC)
-    assert list(failed_runs(Here(world.instance, "ours"), now)) == []
-    assert len(list(failed_runs(Here(world.instance, "other"), now))) == 1
+    assert list(failed_runs(Here(world.instance, world.settings(), "ours"), now)) == []
+    assert len(list(failed_runs(Here(world.instance, world.settings(), "other"), now))) == 1
 
 
 def test_a_red_check_is_told_once_and_over_when_it_is_green(watch: Watch) -> None:

@@ -6,9 +6,10 @@ import pytest
 import trustme
 
 from metronome_pipeline.alerts.channels import Mail, NotTaken, Webhook, channels_of, escaped
-from metronome_pipeline.alerts.messages import Message, duration, environment_of, over, place_of, told
+from metronome_pipeline.alerts.messages import Message, duration, over, place_of, told
 from metronome_pipeline.alerts.problems import Kind, Problem, record
 from metronome_pipeline.settings import Settings
+from metronome_pipeline.workflows.tags import environment_of
 from metronome_pipeline_tests.alerts.receivers import hook, post
 from metronome_pipeline_tests.loopback import START
 

@@ -163,3 +163,7 @@ def test_a_backfill_from_the_ui_is_one_run_for_its_range_and_does_it(
     assert world.counted(customer, metric) == {0: 1, 30: 1, HOURS - 1: 1}
     assert instance.get_materialized_partitions(assets[1]) == {partition(hour) for hour in range(HOURS)}
     assert world.metronome.requests()["POST /v1/usage"] == 1
+    done = instance.get_run_by_id(run.run_id)
+    assert done is not None
+    assert (done.tags["workflow"], done.tags["environment"]) == ("usage", "sandbox")
+    assert done.tags["range"] == "2026-01-05 00:00 to 2026-01-08 00:00 UTC"

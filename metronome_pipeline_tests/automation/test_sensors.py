@@ -14,6 +14,7 @@ from metronome_pipeline.automation import sensors
 from metronome_pipeline.automation.changes import Change, Look, Notice, change_of, look_at_audit_log, noticed_in
 from metronome_pipeline.metronome.api import MetronomeApi
 from metronome_pipeline.metronome.records import AuditLog, Page
+from metronome_pipeline.settings import Permitted
 from metronome_pipeline.storage.changes import Known
 from metronome_pipeline_tests.world import START, World, failure, metadata
 
@@ -339,7 +340,11 @@ def test_only_entries_that_mention_what_is_imported_and_that_succeeded_count() -
     }
     pilot = entry("7", "customer", resource_id="pilot")
     other = entry("8", "customer", 1, resource_id="other")
-    assert noticed_in([pilot, other], {"customers": {"pilot"}}) == {"customers": Notice("7", START)}
+    only = Permitted(only=frozenset({"pilot"}))
+    assert noticed_in([pilot, other], {"customers": only}) == {"customers": Notice("7", START)}
+    without = Permitted(without=frozenset({"other"}))
+    assert noticed_in([pilot, other], {"customers": without}) == {"customers": Notice("7", START)}
+    assert noticed_in([pilot, other], {"customers": Permitted(only=frozenset())}) == {}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,11 +29,11 @@ PATIENCE = 240.0
 UNDER_WAY = frozenset({"QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"})
 Launcher = Mapping[str, Any]
 """``run_launcher`` of ``dagster.yaml``."""
-_DAGSTER = (sys.executable, "-m", "dagster")
-_WEBSERVER = (sys.executable, "-m", "dagster_webserver")
-_DAEMON = (sys.executable, "-m", "dagster._daemon")
-_WORKSPACE = ("--workspace", "workspace.yaml")
-_MODULE = "metronome_pipeline.definitions"
+DAGSTER = (sys.executable, "-m", "dagster")
+WEBSERVER = (sys.executable, "-m", "dagster_webserver")
+DAEMON = (sys.executable, "-m", "dagster._daemon")
+WORKSPACE = ("--workspace", "workspace.yaml")
+MODULE = "metronome_pipeline.definitions"
 _LOCATION = "metronome_pipeline"
 _LAUNCH = """
 mutation Launch($params: ExecutionParams!) {
@@ -70,20 +70,23 @@ class Deployment:
     instance: str
     url: str
     code_port: int
+    locations: int = 1
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
-    def launch(self, job: str, **tags: str) -> str:
-        """Launches a run at the webserver, as its launchpad does; the run's id."""
+    def launch(self, job: str, *, location: str = _LOCATION, assets: Sequence[str] = (), **tags: str) -> str:
+        """Launches a run at the webserver, as its launchpad does, or the page of some assets; the run's id."""
+        selected = {"assetSelection": [{"path": asset.split("/")} for asset in assets]} if assets else {}
         params = {
             "selector": {
-                "repositoryLocationName": _LOCATION,
+                "repositoryLocationName": location,
                 "repositoryName": "__repository__",
                 "jobName": job,
+                **selected,
             },
             "runConfigData": {},
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }
-        launched = self._ask(_LAUNCH, params=params)["launchRun"]
+        launched = self.ask(_LAUNCH, params=params)["launchRun"]
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return str(launched["run"]["runId"])
 
@@ -96,7 +99,7 @@ class Deployment:
 
     def runs(self) -> dict[str, Run]:
         """Every run, whoever launched it."""
-        found = self._ask(_RUNS)["runsOrError"]["results"]
+        found = self.ask(_RUNS)["runsOrError"]["results"]
         return {
             one["runId"]: Run(
                 one["runId"], one["status"], one["jobName"], {tag["key"]: tag["value"] for tag in one["tags"]}
@@ -122,10 +125,11 @@ class Deployment:
         return "\n".join(f"{log.parent.name}: {log.read_text(encoding='utf-8')[-1_500:]}" for log in logs)
 
     def is_up(self) -> bool:
-        """Whether the webserver has loaded the code location."""
+        """Whether the webserver has loaded every code location."""
         with suppress(httpx.HTTPError):
-            entries = self._ask(_LOADED)["workspaceOrError"]["locationEntries"]
-            return [one["locationOrLoadError"] for one in entries] == [{"__typename": "RepositoryLocation"}]
+            entries = self.ask(_LOADED)["workspaceOrError"]["locationEntries"]
+            loaded = [one["locationOrLoadError"] for one in entries]
+            return loaded == [{"__typename": "RepositoryLocation"}] * self.locations
         return False
 
     def start(self, name: str, *command: str) -> None:
@@ -149,14 +153,21 @@ class Deployment:
         make_home(home, self.instance, self.code_port)
         for pool in ("metronome_api", "solvimon_api"):
             subprocess.run(
-                [*_DAGSTER, "instance", "concurrency", "set", pool, "4"],
+                [*DAGSTER, "instance", "concurrency", "set", pool, "4"],
                 cwd=home,
                 env={**self.environment, "DAGSTER_HOME": str(home)},
                 check=True,
                 capture_output=True,
             )
 
-    def _ask(self, query: str, **variables: Any) -> Any:
+    def end(self) -> None:
+        """Ends every service, and what it has started."""
+        for process in self.processes.values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def ask(self, query: str, **variables: Any) -> Any:
         answer = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60)
         body = answer.raise_for_status().json()
         assert "errors" not in body, body["errors"]
@@ -178,17 +189,14 @@ def deployment(folder: Path, world: World, launcher: Launcher | None, **variable
     opened = Deployment(folder, environment, _instance(launcher), f"http://127.0.0.1:{web}", code)
     try:
         opened.set_pools()
-        opened.start("code", *_DAGSTER, "api", "grpc", "--port", str(code), "--module-name", _MODULE)
-        opened.wait_for("the code server", lambda: _is_healthy(code), every=1)
-        opened.start("webserver", *_WEBSERVER, "--host", "127.0.0.1", "--port", str(web), *_WORKSPACE)
-        opened.start("daemon", *_DAEMON, "run", *_WORKSPACE)
+        opened.start("code", *DAGSTER, "api", "grpc", "--port", str(code), "--module-name", MODULE)
+        opened.wait_for("the code server", lambda: is_healthy(code), every=1)
+        opened.start("webserver", *WEBSERVER, "--host", "127.0.0.1", "--port", str(web), *WORKSPACE)
+        opened.start("daemon", *DAEMON, "run", *WORKSPACE)
         opened.wait_for("the webserver", opened.is_up)
         yield opened
     finally:
-        for process in opened.processes.values():
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        opened.end()
 
 
 def process_for_each_run(folder: Path) -> Launcher:
@@ -243,13 +251,18 @@ def _environment(world: World, variables: Mapping[str, str]) -> dict[str, str]:
         "SOLVIMON_BASE_URL": world.solvimon.url,
         "SOLVIMON_API_KEY": settings.solvimon_api_key.get_secret_value(),
         "USAGE_START": settings.usage_start.isoformat(),
-        "USAGE_CLOSE_MINUTES": str((datetime.now(UTC) - timedelta(minutes=5)).minute),
+        "USAGE_CLOSE_MINUTES": minute_long_off(),
         "DAGSTER_POSTGRES_URL": world.database_url,
         **variables,
     }
 
 
-def _is_healthy(port: int) -> bool:
+def minute_long_off() -> str:
+    """Minutes after which hours close, so that no schedule by the hour ticks within a test."""
+    return str((datetime.now(UTC) - timedelta(minutes=5)).minute)
+
+
+def is_healthy(port: int) -> bool:
     """What the image's own health check asks."""
-    command = (*_DAGSTER, "api", "grpc-health-check", "--port", str(port))
+    command = (*DAGSTER, "api", "grpc-health-check", "--port", str(port))
     return subprocess.run(command, check=False, capture_output=True).returncode == 0

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from metronome_pipeline.cli.runs import metronome_resource, solvimon_resource
 from metronome_pipeline.cli.session import command_session
+from metronome_pipeline.definitions import metronome_resource, solvimon_resource
 from metronome_pipeline.ledger.read import Window
 from metronome_pipeline.rehearsal.estimate import Estimate, Pages, estimate_usage
 from metronome_pipeline.rehearsal.session import Chosen, read_all_due, rehearsing_on
