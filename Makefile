@@ -20,7 +20,7 @@ dev: $(READY) ## The same services with Dagster's UI, until Ctrl-C
 	@$(BIN)/metronome-pipeline dev
 
 test: $(READY) ## Run the tests
-	@$(BIN)/python -m pytest -n 3 --dist worksteal
+	@$(BIN)/python -m pytest -n 4 --dist worksteal
 
 # UPDATE_PICTURES=1 puts the screenshots into docs/pictures, from where README shows them.
 browser-test: $(READY) chromium ## Use Dagster's UI as a person does, in a headless Chromium (found by name, or CHROMIUM=…)

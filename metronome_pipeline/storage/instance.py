@@ -47,7 +47,7 @@ class EmbeddedOrPostgresStorage(DagsterPostgresStorage):
         """Dagster's three storages, the event log as one that stores planned partitions together."""
         super().__init__(postgres_url, inst_data=inst_data)
         # The tables are there by now.
-        self._event_log_storage = BatchingEventLogStorage(postgres_url, should_autocreate_tables=False)
+        self._event_log_storage = BatchingEventLogStorage(postgres_url)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
