@@ -51,6 +51,7 @@ bench: $(READY) ## Measure this project and what people would use instead, side 
 	@$(BENCHMARK).loading
 	@$(BENCHMARK).partitions
 	@$(BENCHMARK).ledger_size
+	@$(BENCHMARK).turns
 	@$(BENCHMARK) --workload M --per-second 8 --rounds 1 --contestant core --contestant four_cores
 
 SEEDS ?= 1000

@@ -69,7 +69,9 @@ def usage_event(reference: str = "mn_new_event", number: str = "1") -> UsageEven
 
 
 NAMED = requests.NameChange(name="New")
-CUSTOMER = requests.NewCustomer(reference="new", organization=records.Organization(legal_name="New", tax_id="NL1"))
+CUSTOMER = requests.NewCustomer(
+    reference="new", organization=records.Organization(legal_name="New", tax_id=msgspec.Raw(b'"NL1"'))
+)
 VALUE = requests.NewMeterValue(reference="new", name="New")
 PROPERTY = requests.NewMeterProperty(reference="new", name="New")
 EVENT = metering.NewEvent(

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -101,7 +101,7 @@ class World:
     instance: dg.DagsterInstance
     environment: dict[str, str] = field(default_factory=dict)
     has_products: bool = False
-    _made: dict[tuple[tuple[str, str], ...], dg.Definitions] = field(default_factory=dict)
+    _made: dict[Hashable, dg.Definitions] = field(default_factory=dict)
 
     # Arrange ---------------------------------------------------------------------------------------------------------
 
@@ -167,7 +167,8 @@ class World:
 
     def definitions(self, **variables: str) -> dg.Definitions:
         """The same ones for the same settings: to make them takes a fifth of a run."""
-        known = (*sorted({**self.environment, **variables}.items()),)
+        accounts = (*self.metronome.headers.values(), *self.solvimon.headers.values())
+        known = (self.database_url, *accounts, *sorted({**self.environment, **variables}.items()))
         if known not in self._made:
             self._made[known] = self._definitions(**variables)
         return self._made[known]

@@ -6,10 +6,10 @@ Here: the shapes of answers; only ``id`` is required, for the vendor's schema re
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from metronome_pipeline.solvimon.money import CostPrediction
 from metronome_pipeline.wire import exact_number
@@ -18,16 +18,16 @@ Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Organization(Struct, frozen=True, kw_only=True):
-    """The organization behind a customer. What is not ``legal_name`` is kept to be sent back as it is with a change."""
+    """The organization behind a customer. What is not ``legal_name`` is sent back as it came, byte by byte."""
 
     legal_name: str | None = None
-    tax_id: Any = UNSET
-    tax_ids: Any = UNSET
-    registration_number: Any = UNSET
-    tax_exempt: Any = UNSET
-    tax_exempt_note: Any = UNSET
-    registered_address: Any = UNSET
-    tax_registrations: Any = UNSET
+    tax_id: Raw | UnsetType = UNSET
+    tax_ids: Raw | UnsetType = UNSET
+    registration_number: Raw | UnsetType = UNSET
+    tax_exempt: Raw | UnsetType = UNSET
+    tax_exempt_note: Raw | UnsetType = UNSET
+    registered_address: Raw | UnsetType = UNSET
+    tax_registrations: Raw | UnsetType = UNSET
 
 
 class Customer(Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from metronome_pipeline.errors import Malformed, Unanswered
@@ -201,10 +202,17 @@ def test_a_balance_is_read_with_its_credits() -> None:
 
 
 def test_tax_ids_are_validated_without_creating_anything() -> None:
-    customer = NewCustomer(reference="acme", organization=Organization(legal_name="Acme", tax_id="NL1"))
+    customer = NewCustomer(reference="acme", organization=Organization(legal_name="Acme", tax_id=msgspec.Raw(b'"NL1"')))
     script = Scripted(ok({"data": [{"id": "NL1", "valid": "NOT_VALID", "source": "VIES"}]}))
     [checked] = call(script, lambda api: api.validate_tax_ids(customer))
     assert (checked.id, checked.valid) == ("NL1", "NOT_VALID")
     assert "Idempotency-Key" not in script.requests[0].headers
     error = error_of(Scripted(ok({})), lambda api: api.validate_tax_ids(customer))
     assert (type(error), error.field) == (Malformed, "data")
+
+
+def test_what_people_entered_of_an_organization_goes_back_as_it_came() -> None:
+    entered = b'{"legal_name":"Acme","registered_address":{"point": [-0.0, 1.10, 12345678901234567890.5]}}'
+    organization = msgspec.json.decode(entered, type=Organization)
+    sent = json.loads(msgspec.json.encode(organization), parse_float=str)
+    assert sent["registered_address"] == {"point": ["-0.0", "1.10", "12345678901234567890.5"]}

@@ -260,7 +260,7 @@ def test_a_token_of_another_environment_stores_and_creates_nothing(world: World)
 
 
 def test_an_import_costs_no_request_for_a_customer_that_is_there(world: World) -> None:
-    empty = world.imports()
+    empty = world.run("import_everything")
     for kind in ("customers", "meters", "products"):
         assert metadata(empty, "solvimon", kind)["dagster/row_count"] == 0
 
