@@ -184,6 +184,7 @@ class World:
                     bearer_token=settings.metronome_bearer_token.get_secret_value(),
                     environment=settings.metronome_environment,
                     requests_per_second=settings.metronome_requests_per_second,
+                    requests_in_flight=settings.metronome_requests_in_flight,
                 ),
                 "solvimon": SolvimonResource(
                     base_url=settings.solvimon_base_url,

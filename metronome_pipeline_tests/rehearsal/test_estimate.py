@@ -62,13 +62,18 @@ def backfill(world: World, window: Window = MONTH) -> tuple[int, int]:
     return sum(world.metronome.requests().values()), sum(world.solvimon.requests().values())
 
 
+def _id(ids: random.Random) -> str:
+    return str(uuid.UUID(int=ids.getrandbits(128)))
+
+
 def a_month_of_usage(world: World) -> None:
-    """Pairs of all sizes: from an hour a day in one group to three in twelve."""
-    source = random.Random(7)
-    customers = [world.customer(f"Customer {number}") for number in range(CUSTOMERS)]
-    metrics = [(world.metric("SUM", name=f"Plain {number}"), False) for number in range(PLAIN)]
+    """Pairs of all sizes: from an hour a day in one group to three in twelve. The same ones each time, by id too."""
+    source, ids = random.Random(7), random.Random(8)
+    customers = [world.customer(f"Customer {number}", id=_id(ids)) for number in range(CUSTOMERS)]
+    metrics = [(world.metric("SUM", name=f"Plain {number}", id=_id(ids)), False) for number in range(PLAIN)]
     metrics += [
-        (world.metric("SUM", name=f"Grouped {number}", group_keys=[["region"]]), True) for number in range(GROUPED)
+        (world.metric("SUM", name=f"Grouped {number}", id=_id(ids), group_keys=[["region"]]), True)
+        for number in range(GROUPED)
     ]
     world.imports()
     for customer in customers:

@@ -374,7 +374,8 @@ def test_a_sweep_in_an_outage_keeps_what_was_done(world: World, monkeypatch: pyt
     customers, metric = several(world)
     monkeypatch.setattr(http, "RetryPolicy", partial(RetryPolicy, attempts=1))
     world.metronome.faults({"path": "/v1/usage", "method": "POST", "kind": "status_503", "after": 4})
-    down = world.run("sweep_usage")
+    # One after the other: of several at once, those that were answered and not yet stored are asked for again.
+    down = world.run("sweep_usage", METRONOME_REQUESTS_IN_FLIGHT="1")
     assert not down.success
     assert "the next run of this kind goes on from there" in failure(down)
     assert world.sql("SELECT count(*) FROM ledger.sweep_pairs WHERE done_at IS NOT NULL") == [(4,)]
