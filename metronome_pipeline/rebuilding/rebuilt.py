@@ -131,11 +131,12 @@ GROUP BY b.metric_id, k.name, m.calculation_type ORDER BY b.metric_id
 """
 
 _FOREIGN = """
-SELECT coalesce(c.name, l.customer_id::text), coalesce(m.name, l.metric_id::text), count(*) AS events, sum(l.counts),
-       min(l.start_at), max(l.end_at)
+SELECT coalesce(c.name, l.customer_id::text), coalesce(m.name, l.metric_id::text), count(*) AS events,
+       CASE min(r.calculation_type) WHEN 'MAX' THEN max(l.counts) ELSE sum(l.counts) END, min(l.start_at), max(l.end_at)
 FROM chosen l
 LEFT JOIN metronome.customers c ON c.pair_id = %(pair_id)s AND c.customer_id = l.customer_id
 LEFT JOIN metronome.billable_metrics m ON m.pair_id = %(pair_id)s AND m.metric_id = l.metric_id
+LEFT JOIN solvimon.meters r ON r.pair_id = %(pair_id)s AND r.reference = l.metric_id::text
 WHERE l.added_id IS NOT NULL AND NOT l.ours GROUP BY 1, 2 ORDER BY 1, 2
 """
 

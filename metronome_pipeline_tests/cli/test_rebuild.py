@@ -329,7 +329,9 @@ def test_maxima_and_groups_of_other_origin_are_adopted_into_their_slots(world: W
     world.use(customer, highest, 2, 7, region="eu", tier="a")
     foreign(world, customer, highest, 1, 40, "native-0000000001", region="eu")
     foreign(world, customer, highest, 2, 7, "native-0000000002", region="eu", tier="a")
-    assert rebuild(world, GROUPED_USAGE_ENABLED="true").status == 0
+    done = rebuild(world, GROUPED_USAGE_ENABLED="true")
+    assert done.status == 0
+    assert "Acme Peak 2 40" in done.out, "the highest, not what they add up to"
     ingest(world, 3, job="ingest_grouped_usage")
     assert world.slices(customer, highest, 1) == {(("region", "eu"),): Decimal(10)}
     assert world.slices(customer, highest, 2) == {(("region", "eu"), ("tier", "a")): Decimal(7)}
