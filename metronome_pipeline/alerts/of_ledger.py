@@ -52,7 +52,7 @@ def _quarantined(connection: Connection, pair_id: int, page: str) -> Iterator[Pr
             what=f"Solvimon refused {counted(events, 'event')} ({', '.join(reason) or 'without a reason'}).",
             state=f"{events} {newest}",
             to_do="Mend the cause that Solvimon names, then send them again with `metronome-pipeline quarantine "
-            "retry`. `metronome-pipeline quarantine list` shows all. The rest of the usage went through.",
+            "retry --all`. `metronome-pipeline quarantine list` shows all. The rest went through.",
             records=records,
             more=events - len(records),
             page=page,

@@ -90,7 +90,7 @@ def grouped_usage_assets(settings: Settings) -> dg.AssetsDefinition:
                 "`meter_properties[].reference` ← group key, `.value` ← group value; all else as in "
                 "`solvimon/usage_events`.\n\n**Fresh:** sent by the run that reads the hour.\n\n**If something "
                 "waits,** a check is red and lists it, as for `solvimon/usage_events`. A property that Solvimon does "
-                "not know: run `import_meters`, then `metronome-pipeline quarantine retry`.",
+                "not know: run `import_meters`, then `metronome-pipeline quarantine retry --all`.",
             ),
         ],
         check_specs=[

@@ -69,7 +69,7 @@ def destination_checks(destination: dg.AssetKey) -> list[dg.AssetCheckSpec]:
             "nothing_in_quarantine",
             asset=destination,
             description="No event was refused by Solvimon. The list says which and why: mend the cause, then release "
-            "them with `metronome-pipeline quarantine retry`.",
+            "them with `metronome-pipeline quarantine retry --all`.",
         ),
         dg.AssetCheckSpec(
             "nothing_held_by_the_brake",
@@ -155,9 +155,9 @@ def usage_assets(settings: Settings) -> dg.AssetsDefinition:
                 "usage is corrected by the difference, a maximum that fell by deletion and successor.\n\n**Fresh:** "
                 "sent by the run that reads the hour, and what a run left unsent by the next one.\n\n**If something "
                 "waits,** a check is red and lists it, and the rest went through: refused events are in quarantine "
-                "with Solvimon's reason (mend it, then `metronome-pipeline quarantine retry`), implausible decreases "
-                "are held by the brake (`metronome-pipeline brake list`). To see a change before it is made, run "
-                "`metronome-pipeline plan usage`; to take back a wrong backfill, `metronome-pipeline revert`.",
+                "with Solvimon's reason (mend it, then `metronome-pipeline quarantine retry --all`), implausible "
+                "decreases are held by the brake (`metronome-pipeline brake list`). To see a change before it is made, "
+                "run `metronome-pipeline plan usage`; to take back a wrong backfill, `metronome-pipeline revert`.",
             ),
         ],
         check_specs=[
