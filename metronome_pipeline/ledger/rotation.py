@@ -121,7 +121,7 @@ def choose(connection: Connection, pair_id: int, due: Due, window: Window, reque
         active,
         chosen,
         longest or timedelta(0),
-        cycle(float(active_cost or 0), float(other_cost or 0), requests),
+        cycle(int(active_cost or 0), int(other_cost or 0), requests),
     )
     noted = {"pairs": pairs, "active": active, "chosen": chosen, "longest": turns.longest, "cycle": turns.cycle}
     connection.execute(_NOTE_CHOICE, {**parameters, **noted})
@@ -137,7 +137,7 @@ def part_of(requests: int, own: int, others: int) -> int | None:
     return None if own + others <= requests else max(1, requests * own // (own + others))
 
 
-def cycle(active: float, others: float, requests: int) -> timedelta:
+def cycle(active: int, others: int, requests: int) -> timedelta:
     """Within how long every pair is read, where a look at the active ones and at the others takes so many requests.
 
     Each hour the active ones are read, and as many others as the rest allows. Where that would take others more than a
