@@ -9,25 +9,34 @@ import os
 import shutil
 import signal
 import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 
 from metronome_pipeline.storage.embedded import EmbeddedPostgres, embedded_postgres
 from metronome_pipeline.storage.migrations import migrate
 from metronome_pipeline_tests.ledger.books import Books, open_books
-from metronome_pipeline_tests.world import Api, World, instance_on
+from metronome_pipeline_tests.world import (
+    Api,
+    World,
+    close_connections,
+    in_the_environment,
+    instance_on,
+    open_instance,
+)
 
 # As the project's own instance storage sets it: Dagster writes its events in batches.
 os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
 
 _LONGEST = ("test_story_of_", "_1000_pairs_", "test_the_estimate_of_a_month")
 _ROOM = 6 * 1024**3  # for two suites at once, of two processes each
+_WORLD = "world"
 _numbers = count(1)
 
 
@@ -100,7 +109,7 @@ def template_database(postgres: EmbeddedPostgres) -> str:
 @pytest.fixture
 def database_url(postgres: EmbeddedPostgres, template_database: str) -> Iterator[str]:
     """A database of the test's own, dropped after it, whoever is still connected."""
-    with _copy(postgres, template_database) as url:
+    with _copy(postgres, template_database, f"test_{next(_numbers)}") as url:
         yield url
 
 
@@ -118,8 +127,7 @@ def world_template(postgres: EmbeddedPostgres) -> str:
 
 
 @contextmanager
-def _copy(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
-    name = f"test_{next(_numbers)}"
+def _copy(postgres: EmbeddedPostgres, template: str, name: str) -> Iterator[str]:
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         yield _url(postgres, name)
@@ -143,16 +151,34 @@ def sandbox_urls() -> Iterator[tuple[str, str]]:
         yield metronome, solvimon
 
 
+@pytest.fixture(scope="session")
+def world_instance(postgres: EmbeddedPostgres, world_template: str) -> Iterator[dg.DagsterInstance]:
+    """Dagster's side of every world of this process, whose databases all have the same name.
+
+    To open an instance, and to have its statements compiled, takes a tenth of a test with runs.
+    """
+    with ExitStack() as stack:
+        with _copy(postgres, world_template, _WORLD) as url, in_the_environment(url):
+            instance = stack.enter_context(open_instance())
+            close_connections(instance)
+        # An instance makes itself the one that is asked whenever definitions are made, also where there is no database.
+        stack.enter_context(set_defs_state_storage(None))
+        yield instance
+
+
 @pytest.fixture
-def world(sandbox_urls: tuple[str, str], postgres: EmbeddedPostgres, world_template: str) -> Iterator[World]:
-    """An empty world: two accounts, a database and a Dagster instance of the test's own."""
+def world(
+    sandbox_urls: tuple[str, str], postgres: EmbeddedPostgres, world_template: str, world_instance: dg.DagsterInstance
+) -> Iterator[World]:
+    """An empty world: two accounts and a database of the test's own, under names that the one before has left."""
     metronome_url, solvimon_url = sandbox_urls
-    metronome = Api(metronome_url, {"Authorization": f"Bearer token-{uuid.uuid4()}"})
-    solvimon = Api(solvimon_url, {"X-API-KEY": f"key-{uuid.uuid4()}"})
+    metronome = Api(metronome_url, {"Authorization": "Bearer token-of-the-world-as-long-as-a-real-one"})
+    solvimon = Api(solvimon_url, {"X-API-KEY": "key-of-the-world-as-long-as-a-real-one"})
     metronome.call("PUT", "/_sandbox/store", {"settings": {"rate_limit": None}})
     solvimon.call("PUT", "/_sandbox/store", {})
-    with _copy(postgres, world_template) as url, instance_on(url) as instance:
-        yield World(metronome, solvimon, url, instance)
+    with _copy(postgres, world_template, _WORLD) as url, in_the_environment(url), set_defs_state_storage(None):
+        yield World(metronome, solvimon, url, world_instance)
+        close_connections(world_instance)
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def owner(world: World) -> Iterator[str]:
     with psycopg.connect(world.database_url, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)
-        yield re.sub(r"/test_\d+", f"/{name}", world.database_url).replace("postgres@", f"{name}@")
+        yield re.sub(r"/world\b", f"/{name}", world.database_url).replace("postgres@", f"{name}@")
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 

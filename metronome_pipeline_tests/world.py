@@ -1,7 +1,7 @@
 """A world of its own for each test: two empty accounts, Metronome's and Solvimon's, a database, a Dagster instance.
 
-Here: what tests arrange with, run with, and assert on. The sandbox servers are shared by a pytest process; each world
-has credentials of its own, and with them stores that nobody else sees.
+Here: what tests arrange with, run with, and assert on. The sandbox servers and the Dagster instance are shared by the
+tests of a pytest process; each test begins with empty accounts and a database of its own.
 """
 
 import json
@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, Inexact
-from functools import cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ import httpx
 import psycopg
 import psycopg.sql
 import pytest
+import sqlalchemy
 
 from metronome_pipeline.definitions import build_definitions
 from metronome_pipeline.metronome.resource import MetronomeResource
@@ -101,7 +103,6 @@ class World:
     instance: dg.DagsterInstance
     environment: dict[str, str] = field(default_factory=dict)
     has_products: bool = False
-    _made: dict[Hashable, dg.Definitions] = field(default_factory=dict)
 
     # Arrange ---------------------------------------------------------------------------------------------------------
 
@@ -151,57 +152,26 @@ class World:
             connection.execute("DELETE FROM ledger.pace")
 
     def settings(self, **variables: str) -> Settings:
-        return Settings.from_environment(
-            {
-                "METRONOME_BASE_URL": self.metronome.url,
-                "METRONOME_BEARER_TOKEN": self.metronome.headers["Authorization"].removeprefix("Bearer "),
-                "METRONOME_ENVIRONMENT": "sandbox",
-                "METRONOME_REQUESTS_PER_SECOND": "1000",
-                "SOLVIMON_BASE_URL": self.solvimon.url,
-                "SOLVIMON_API_KEY": self.solvimon.headers["X-API-KEY"],
-                "USAGE_START": START.isoformat(),
-                **self.environment,
-                **variables,
-            }
-        )
+        return Settings.from_environment(self._variables(**variables))
 
     def definitions(self, **variables: str) -> dg.Definitions:
-        """The same ones for the same settings: to make them takes a fifth of a run."""
-        accounts = (*self.metronome.headers.values(), *self.solvimon.headers.values())
-        known = (self.database_url, *accounts, *sorted({**self.environment, **variables}.items()))
-        if known not in self._made:
-            self._made[known] = self._definitions(**variables)
-        return self._made[known]
+        named = self._variables(**variables)
+        file = named.get("METRICS_FILE")
+        written = Path(file).read_bytes() if file and Path(file).is_file() else None
+        return _definitions(self.database_url, tuple(sorted(named.items())), written)
 
-    def _definitions(self, **variables: str) -> dg.Definitions:
-        settings = self.settings(**variables)
-        pair = settings.account_pair
-        return build_definitions(
-            settings,
-            {
-                "metronome": MetronomeResource(
-                    base_url=settings.metronome_base_url,
-                    bearer_token=settings.metronome_bearer_token.get_secret_value(),
-                    environment=settings.metronome_environment,
-                    requests_per_second=settings.metronome_requests_per_second,
-                    requests_in_flight=settings.metronome_requests_in_flight,
-                ),
-                "solvimon": SolvimonResource(
-                    base_url=settings.solvimon_base_url,
-                    api_key=settings.solvimon_api_key.get_secret_value(),
-                    platform_id=settings.solvimon_platform_id,
-                    batch_limit=settings.solvimon_batch_limit,
-                    timeout_seconds=2.0,
-                ),
-                "store": StoreResource(
-                    metronome_host=pair.metronome_host,
-                    metronome_environment=pair.metronome_environment,
-                    solvimon_host=pair.solvimon_host,
-                    solvimon_platform_id=pair.solvimon_platform_id,
-                    database_url=self.database_url,
-                ),
-            },
-        )
+    def _variables(self, **variables: str) -> dict[str, str]:
+        return {
+            "METRONOME_BASE_URL": self.metronome.url,
+            "METRONOME_BEARER_TOKEN": self.metronome.headers["Authorization"].removeprefix("Bearer "),
+            "METRONOME_ENVIRONMENT": "sandbox",
+            "METRONOME_REQUESTS_PER_SECOND": "1000",
+            "SOLVIMON_BASE_URL": self.solvimon.url,
+            "SOLVIMON_API_KEY": self.solvimon.headers["X-API-KEY"],
+            "USAGE_START": START.isoformat(),
+            **self.environment,
+            **variables,
+        }
 
     def run(
         self,
@@ -344,9 +314,51 @@ class World:
         ]
 
 
+@lru_cache(maxsize=16)
+def _definitions(
+    database_url: str, variables: tuple[tuple[str, str], ...], metrics_file: bytes | None
+) -> dg.Definitions:
+    """The same ones for the same settings, and the same words in their file: to make them takes a fifth of a run."""
+    del metrics_file
+    settings = Settings.from_environment(dict(variables))
+    pair = settings.account_pair
+    return build_definitions(
+        settings,
+        {
+            "metronome": MetronomeResource(
+                base_url=settings.metronome_base_url,
+                bearer_token=settings.metronome_bearer_token.get_secret_value(),
+                environment=settings.metronome_environment,
+                requests_per_second=settings.metronome_requests_per_second,
+                requests_in_flight=settings.metronome_requests_in_flight,
+            ),
+            "solvimon": SolvimonResource(
+                base_url=settings.solvimon_base_url,
+                api_key=settings.solvimon_api_key.get_secret_value(),
+                platform_id=settings.solvimon_platform_id,
+                batch_limit=settings.solvimon_batch_limit,
+                timeout_seconds=2.0,
+            ),
+            "store": StoreResource(
+                metronome_host=pair.metronome_host,
+                metronome_environment=pair.metronome_environment,
+                solvimon_host=pair.solvimon_host,
+                solvimon_platform_id=pair.solvimon_platform_id,
+                database_url=database_url,
+            ),
+        },
+    )
+
+
 @contextmanager
 def instance_on(database_url: str) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance as the project's own ``dagster.yaml`` has it, whose storage is a test's database.
+    """A Dagster instance whose storage is a test's database."""
+    with in_the_environment(database_url), open_instance() as instance:
+        yield instance
+
+
+def open_instance() -> AbstractContextManager[dg.DagsterInstance]:
+    """A Dagster instance as the project's own ``dagster.yaml`` has it, on the database that the environment names.
 
     What steps print is not captured to files: nothing reads them, and Dagster starts two processes a step for it.
     """
@@ -357,12 +369,39 @@ def instance_on(database_url: str) -> Iterator[dg.DagsterInstance]:
             "module": "dagster._core.storage.noop_compute_log_manager",
             "class": "NoOpComputeLogManager",
         },
+        "telemetry": {"enabled": False},
     }
-    # In the environment as long as it lives: Dagster opens an instance again from its description, for a tick say.
+    return dg.DagsterInstance.local_temp(overrides=overrides)
+
+
+@contextmanager
+def in_the_environment(database_url: str) -> Iterator[None]:
+    """Where an instance finds its database, when Dagster opens it again from its description: for a tick, say."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("DAGSTER_POSTGRES_URL", database_url)
-        with dg.DagsterInstance.local_temp(overrides=overrides) as instance:
-            yield instance
+        yield
+
+
+def close_connections(instance: dg.DagsterInstance) -> None:
+    """Lets go of an instance's database, which another one will take the place of."""
+    for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+        engine: sqlalchemy.Engine = vars(storage)["_engine"]
+        engine.dispose()
+
+
+@contextmanager
+def dagsters_statements() -> Iterator[list[str]]:
+    """The statements that Dagster's storages send meanwhile."""
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
 
 
 def _event(customer: str, metric: str, hour: int, value: Any, properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dagster_postgres import DagsterPostgresStorage
 from metronome_pipeline.settings import PostgresSettings, sqlalchemy_url
 from metronome_pipeline.storage.database import server_url
 from metronome_pipeline.storage.event_log import BatchingEventLogStorage
+from metronome_pipeline.storage.run_storage import RememberingRunStorage
 
 S = TypeVar("S", bound=DagsterPostgresStorage)
 
@@ -44,10 +45,11 @@ class EmbeddedOrPostgresStorage(DagsterPostgresStorage):
     """
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
-        """Dagster's three storages, the event log as one that stores planned partitions together."""
+        """Dagster's three storages, with our event log and our runs in place of two of them."""
         super().__init__(postgres_url, inst_data=inst_data)
         # The tables are there by now.
         self._event_log_storage = BatchingEventLogStorage(postgres_url)
+        self._run_storage = RememberingRunStorage(postgres_url)
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:

@@ -1,9 +1,7 @@
 """The hourly schedules: evaluated ticks, and what becomes of the runs that they request."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -12,7 +10,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from dagster._core.test_utils import create_run_for_test
 
 from metronome_pipeline.automation.schedules import closed_hours, ranges_of
-from metronome_pipeline_tests.world import START, World, failure, partition, partitions_of
+from metronome_pipeline_tests.world import START, World, dagsters_statements, failure, partition, partitions_of
 
 EVENTS = ["solvimon", "usage_events"]
 HOUR = timedelta(hours=1)
@@ -310,7 +308,7 @@ def test_usage_with_properties_has_a_schedule_of_its_own_that_is_off_by_default(
 def test_a_tick_asks_postgres_the_same_few_questions_however_many_hours_are_done(world: World) -> None:
     done(world, 0)
     five_years = 5 * 365 * 24
-    with counting(world.instance) as few:
+    with dagsters_statements() as few:
         requests_of(world, after_hour(1))
     world.sql(
         "INSERT INTO event_logs (run_id, event, dagster_event_type, timestamp, asset_key, partition) "
@@ -320,27 +318,10 @@ def test_a_tick_asks_postgres_the_same_few_questions_however_many_hours_are_done
         START.replace(tzinfo=None),
         five_years,
     )
-    with counting(world.instance) as many:
+    with dagsters_statements() as many:
         (request,) = requests_of(world, after_hour(five_years + 1))
     assert hours(request) == (five_years + 1, five_years + 1)
     assert many == few
-
-
-@contextmanager
-def counting(instance: Any) -> Iterator[list[str]]:
-    """The statements that Dagster's event and run storages send meanwhile."""
-    import sqlalchemy  # noqa: PLC0415 - comes with Dagster
-
-    statements: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        statements.append(statement)
-
-    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
 
 
 @pytest.mark.parametrize(

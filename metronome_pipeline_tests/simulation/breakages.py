@@ -241,7 +241,7 @@ BREAKAGES = (
     Breakage("numbers are floats", _numbers_are_floats),
     Breakage("a walk ends at an empty page", _a_walk_ends_at_an_empty_page, frozenset({"empty_page"}), 25),
     Breakage("a partial read counts as whole", _a_partial_read_counts_as_whole, frozenset({"outage"}), 40),
-    Breakage("plans take no lock", _plans_take_no_lock, frozenset({"second_process"}), 100),
+    Breakage("plans take no lock", _plans_take_no_lock, frozenset({"second_process", "late_events"}), 60),
     Breakage("every batch is sent twice", _every_batch_is_sent_twice, frozenset({"deduplication_off"})),
     Breakage("a short 201 counts as whole", _a_short_201_counts_as_whole, frozenset({"short_201_lost"}), 25),
     Breakage(
@@ -265,7 +265,7 @@ BREAKAGES = (
     Breakage(
         "nobody waits before looking up",
         _nobody_waits_before_looking_up,
-        frozenset({"deduplication_off", "crash", "slow", "second_process"}),
+        frozenset({"deduplication_off", "crash", "slow", "late_events", "removed_events"}),
         150,
     ),
     Breakage(

@@ -31,7 +31,7 @@ def empty_database(url: str) -> Iterator[str]:
     name = f"restored_{next(_numbers)}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-        yield re.sub(r"/test_\d+", f"/{name}", url)
+        yield re.sub(r"/world\b", f"/{name}", url)
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
