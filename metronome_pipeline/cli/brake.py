@@ -51,9 +51,12 @@ def release(digest: str, by: str) -> None:
 
     with open_pair() as opened, opened.database.transaction() as connection:
         hours = brakes.release(connection, opened.pair.pair_id, digest, by=by)
+        others = brakes.holding_too(connection, opened.pair.pair_id, digest)
     if hours is None:
         raise WrongUse(f"The brake holds no plan {digest!r}: see `metronome-pipeline brake list`.")
     first, last = (f"{moment:%Y-%m-%d %H:%M}" for moment in hours)
     say(
         f"Released by {by}: the next run that covers {first} to {last} UTC lets it through, unless usage changes again."
     )
+    if others:
+        say(f"Nothing of it leaves yet: {' and '.join(others)} holds the same events. Release that as well.")

@@ -58,16 +58,19 @@ def send(references: tuple[str, ...], everything: bool, reason: str, by: str) ->
 
 
 @command.command(epilog=example('late drop --reference … --reason "Credited by hand on invoice 2026-118"'))
-@click.option("--reference", required=True, metavar="REFERENCE", help="The event.")
-@click.option("--reason", required=True, metavar="TEXT", help="Why it shall not be billed, for the record.")
+@click.option(
+    "--reference", "references", multiple=True, required=True, metavar="REFERENCE", help="One event; may be repeated."
+)
+@click.option("--reason", required=True, metavar="TEXT", help="Why they shall not be billed, for the record.")
 @asked_by()
-def drop(reference: str, reason: str, by: str) -> None:
-    """Give one held event up: it is never sent, and stays listed as an accepted difference."""
+def drop(references: tuple[str, ...], reason: str, by: str) -> None:
+    """Give held events up: they are never sent, and stay listed as accepted differences."""
     if not reason.strip():
-        raise WrongUse("--reason is empty: write why the event shall not be billed.")
+        raise WrongUse("--reason is empty: write why they shall not be billed.")
     from metronome_pipeline.cli.pair import RUN_ID, open_pair  # noqa: PLC0415
     from metronome_pipeline.ledger import waiting  # noqa: PLC0415
 
     with open_pair() as opened, opened.database.transaction() as connection:
-        waiting.drop(connection, opened.pair.pair_id, reference, reason=reason, run_id=RUN_ID, by=by, state="held")
-    say(f"Dropped. {reference} is never sent; the ledger keeps counting it, as an accepted difference.")
+        waiting.drop(connection, opened.pair.pair_id, references, reason=reason, run_id=RUN_ID, by=by, state="held")
+    for reference in references:
+        say(f"Dropped. {reference} is never sent; the ledger keeps counting it, as an accepted difference.")

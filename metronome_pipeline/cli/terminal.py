@@ -20,8 +20,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 STOPPED = 130
 """The exit status of a command that a signal stopped."""
 
-# Wide enough that no table is cut where nobody looks at a terminal.
-_WIDTH_OF_A_FILE = 200
+# In a pipe or a file each row is one line, however long: what is copied from it, or searched, is whole.
+_WIDTH_OF_A_FILE = 100_000
 
 
 # What a terminal obeys instead of showing it: control characters but for tabs and line breaks, and what turns the

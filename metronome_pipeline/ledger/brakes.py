@@ -111,6 +111,12 @@ def release(connection: Connection, pair_id: int, digest: str, *, by: str) -> tu
     return None if row is None else (row[0], row[1])
 
 
+def holding_too(connection: Connection, pair_id: int, digest: str) -> list[str]:
+    """The digests that still hold events of this plan as well, whether it was released or not."""
+    rows = connection.execute(_HOLDING_TOO, {"pair_id": pair_id, "digest": digest})
+    return [other for (other,) in rows]
+
+
 _HELD = """
 SELECT b.digest, CASE WHEN b.customer_id IS NULL THEN 'all' ELSE coalesce(c.name, b.customer_id::text) END,
        coalesce(m.name, b.metric_id::text), b.from_at, b.to_at, b.billed, b.observed, b.observed - b.billed, b.at
@@ -136,6 +142,15 @@ _RELEASE = """
 UPDATE ledger.brakes SET released_at = ledger.moment(), released_by = %s
 WHERE pair_id = %s AND digest = %s AND released_at IS NULL
 RETURNING from_at, to_at
+"""
+
+# A fall of one customer may be a fall of the whole metric: the same events are then held under two digests.
+_HOLDING_TOO = """
+SELECT o.digest FROM ledger.brakes b JOIN ledger.brakes o USING (pair_id)
+WHERE b.pair_id = %(pair_id)s AND b.digest = %(digest)s AND o.digest <> b.digest AND o.released_at IS NULL
+  AND o.from_at < b.to_at AND b.from_at < o.to_at
+  AND EXISTS (SELECT jsonb_array_elements(b.plan) INTERSECT SELECT jsonb_array_elements(o.plan))
+ORDER BY o.digest
 """
 
 # What each hour would change from and to. An hour of a MAX meter counts its highest slice. A slot with an open event is

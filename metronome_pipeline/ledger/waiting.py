@@ -115,22 +115,22 @@ def retry(
 def drop(
     connection: Connection,
     pair_id: int,
-    reference: str,
+    references: Collection[str],
     *,
     reason: str,
     run_id: str,
     by: str,
     state: State = "quarantined",
 ) -> None:
-    """Gives one event up, and keeps counting it as if it had gone through: an accepted difference, listed as *dropped*.
+    """Gives events up, and keeps counting them as if they had gone through: accepted differences, listed as *dropped*.
 
     A dropped usage event is never sent, and plan sets later readings against it. A dropped deletion leaves its event in
     Solvimon while the ledger counts it as gone.
 
     Raises:
-        NotWaiting: The reference does not wait in this state. Nothing is changed.
+        NotWaiting: One of the references does not wait in this state. Nothing is changed.
     """
-    _begin(connection, pair_id, [reference], state)
+    _begin(connection, pair_id, references, state)
     _note_hours(connection)
     words = f"{quoted(reason, 400)} (dropped by {quoted(by, 100)})"
     connection.execute(_DROP, {"message": words, "run_id": run_id})

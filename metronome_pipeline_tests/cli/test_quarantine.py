@@ -109,6 +109,23 @@ def test_a_dropped_event_is_an_accepted_difference_that_later_readings_respect(w
     assert "is not the reference of an event in quarantine" in again.err
 
 
+def test_several_events_are_dropped_at_once_as_they_are_listed(world: World) -> None:
+    customer, metric = world.customer(), world.metric()
+    world.imports()
+    references = [_reference(world, customer, metric, hour) for hour in (1, 2)]
+    world.solvimon.set(refuse_reference=references)
+    for hour in (1, 2):
+        world.use(customer, metric, hour, 5)
+    _ingest(world)
+    env = variables(world)
+    listed = command("quarantine", "list", env=env).out.split()
+    assert set(references) <= set(listed), "each in one piece"
+    named = [word for reference in references for word in ("--reference", reference)]
+    assert command("quarantine", "drop", *named, "--reason", "A test account", env=env).status == 0
+    assert "Nothing is in quarantine" in command("quarantine", "list", env=env).out
+    assert [state for *_, state in world.events()] == ["dropped", "dropped"]
+
+
 def test_nothing_changes_when_one_of_the_references_is_unknown(world: World) -> None:
     customer, metric = world.customer(), world.metric()
     world.imports()
@@ -159,8 +176,11 @@ def test_a_release_lets_exactly_the_held_plan_through(world: World) -> None:
     listed = command("brake", "list", env=env)
     assert "Falling" in listed.out
     assert "-5,000" in listed.out
-    for (digest,) in world.sql("SELECT digest FROM ledger.brakes"):
-        assert command("brake", "release", digest, env=env).status == 0
+    (one,), (other,) = world.sql("SELECT digest FROM ledger.brakes")
+    first, second = (command("brake", "release", digest, env=env) for digest in (one, other))
+    assert (first.status, second.status) == (0, 0)
+    assert f"{other} holds the same events" in first.err, "held of the customer, and of the metric"
+    assert "holds the same events" not in second.err
     assert command("brake", "release", "0123456789abcdef", env=env).status == 2
     _ingest(world)
     assert world.counted(customer, metric) == {2: Decimal(1)}

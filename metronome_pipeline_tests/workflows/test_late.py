@@ -145,7 +145,7 @@ def test_a_maximum_that_was_dropped_needs_no_deletion_once_usage_falls_below_it(
     from metronome_pipeline.storage.database import Database  # noqa: PLC0415
 
     with Database(world.database_url) as database, database.transaction() as connection:
-        drop(connection, 1, held["correction"], reason="credited", run_id="test", by="Ana", state="held")
+        drop(connection, 1, [held["correction"]], reason="credited", run_id="test", by="Ana", state="held")
     world.sql("UPDATE ledger.open_events SET state = 'planned'")
     world.ingest(LATE_USAGE="hold")
     assert world.total(customer, metric) is None
