@@ -4,7 +4,8 @@ Each request takes the next free moment of the account, by the database's clock,
 budget. Not here: retries (``retries.py``).
 """
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -22,11 +23,15 @@ class SharedPacer:
     clock: Clock
     account: str
     requests_per_second: float
+    # Of this process one request asks at a time: several would wait for each other in Postgres, each with a connection
+    # and a thread, and which of them comes next is a race there.
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def wait(self) -> float:
         """Waits for this request's turn and returns the seconds waited."""
         spacing = timedelta(seconds=1 / self.requests_per_second)
-        wait = await self.database.run(lambda connection: _take(connection, self.account, spacing))
+        async with self._asking:
+            wait = await self.database.run(lambda connection: _take(connection, self.account, spacing))
         seconds = max(wait.total_seconds(), 0.0)
         if seconds:
             await self.clock.sleep(seconds)

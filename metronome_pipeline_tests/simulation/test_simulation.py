@@ -54,7 +54,8 @@ def test_what_was_red_once_stays_green(simulation_server: Server, scenario: Scen
 
 
 def test_a_seed_replays_exactly(simulation_server: Server) -> None:
-    for seed in (3, 18, 121):
+    # Of the last three, requests in flight together once raced for the pace in Postgres.
+    for seed in (3, 18, 121, 177, 195, 222):
         one, two = (simulate(Scenario(seed), simulation_server) for _ in range(2))
         assert one.story == two.story
         assert one.tally == two.tally
