@@ -60,7 +60,7 @@ simulate: $(READY) ## Simulate SEEDS accounts with faults, crashes and changing 
 	@$(BIN)/python -m metronome_pipeline_tests.simulation --seeds $(SEEDS) --processes 2
 
 KILLS ?= 200
-chaos: $(READY) ## Kill KILLS real runs and do worse to what is around them, then do the books; about a quarter of an hour
+chaos: $(READY) ## Kill KILLS real runs and do worse to what is around them, then do the books; about twenty minutes
 	@$(BIN)/python -m metronome_pipeline_tests.chaos --kills $(KILLS)
 
 lint: $(READY) ## Check style and format
