@@ -59,4 +59,4 @@ def release(digest: str, by: str) -> None:
         f"Released by {by}: the next run that covers {first} to {last} UTC lets it through, unless usage changes again."
     )
     if others:
-        say(f"Nothing of it leaves yet: {' and '.join(others)} holds the same events. Release that as well.")
+        say(f"Not yet what is held under {' and '.join(others)} as well: it leaves once that is released too.")
