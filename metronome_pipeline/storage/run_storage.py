@@ -1,6 +1,7 @@
 """Dagster's runs in Postgres, without asking the database for the shape of its own tables again and again."""
 
 from collections.abc import Callable
+from functools import partial
 
 from dagster_postgres import PostgresRunStorage
 
@@ -38,9 +39,7 @@ class RememberingRunStorage(PostgresRunStorage):
 
     def has_built_index(self, migration_name: str) -> bool:
         """Whether a migration of data was done."""
-        return self._remember(
-            migration_name, lambda: super(RememberingRunStorage, self).has_built_index(migration_name)
-        )
+        return self._remember(migration_name, partial(super().has_built_index, migration_name))
 
     def _remember(self, name: str, is_there: Callable[[], bool]) -> bool:
         if name not in self._there and is_there():
