@@ -108,31 +108,19 @@ def store_customers(
     )
     listed = [*refused, *(customer.id for customer in customers)]
     _refuse_another_account("customers", known, listed)
-    rows = [
-        (
-            pair_id,
-            customer.id,
-            customer.name,
-            customer.external_id,
-            list(customer.ingest_aliases),
-            json.dumps(dict(customer.custom_fields)),
-            customer.created_at,
-            customer.updated_at,
-            customer.archived_at,
-        )
-        for customer in customers
-    ]
-    connection.cursor().executemany(
-        "INSERT INTO metronome.customers AS c (pair_id, customer_id, name, external_id, ingest_aliases, custom_fields, "
-        "created_at, updated_at, archived_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) "
-        "ON CONFLICT (pair_id, customer_id) DO UPDATE SET name = excluded.name, external_id = excluded.external_id, "
-        "ingest_aliases = excluded.ingest_aliases, custom_fields = excluded.custom_fields, "
-        "updated_at = excluded.updated_at, archived_at = excluded.archived_at, gone_at = NULL "
-        "WHERE c.erased_at IS NULL "
-        "AND (c.name, c.external_id, c.ingest_aliases, c.custom_fields, c.updated_at, c.archived_at, c.gone_at) "
-        "IS DISTINCT FROM (excluded.name, excluded.external_id, excluded.ingest_aliases, excluded.custom_fields, "
-        "excluded.updated_at, excluded.archived_at, NULL)",
-        rows,
+    connection.execute(
+        _STORE_CUSTOMERS,
+        {
+            "pair_id": pair_id,
+            "ids": [customer.id for customer in customers],
+            "names": [customer.name for customer in customers],
+            "external_ids": [customer.external_id for customer in customers],
+            "ingest_aliases": [json.dumps(customer.ingest_aliases) for customer in customers],
+            "custom_fields": [json.dumps(dict(customer.custom_fields)) for customer in customers],
+            "created": [customer.created_at for customer in customers],
+            "updated": [customer.updated_at for customer in customers],
+            "archived": [customer.archived_at for customer in customers],
+        },
     )
     connection.execute(
         "UPDATE metronome.customers SET gone_at = ledger.moment() "
@@ -162,26 +150,18 @@ def store_metrics(
     )
     listed = [*refused, *(metric.id for metric in metrics)]
     _refuse_another_account("billable metrics", known, listed)
-    rows = [
-        (
-            pair_id,
-            metric.id,
-            metric.name,
-            metric.aggregation_type,
-            metric.aggregation_key,
-            json.dumps(metric.group_keys),
-            metric.sql,
-            metric.archived_at,
-        )
-        for metric in metrics
-    ]
-    connection.cursor().executemany(
-        "INSERT INTO metronome.billable_metrics (pair_id, metric_id, name, aggregation_type, aggregation_key, "
-        "group_keys, sql, archived_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) "
-        "ON CONFLICT (pair_id, metric_id) DO UPDATE SET name = excluded.name, "
-        "aggregation_type = excluded.aggregation_type, aggregation_key = excluded.aggregation_key, "
-        "group_keys = excluded.group_keys, sql = excluded.sql, archived_at = excluded.archived_at, gone_at = NULL",
-        rows,
+    connection.execute(
+        _STORE_METRICS,
+        {
+            "pair_id": pair_id,
+            "ids": [metric.id for metric in metrics],
+            "names": [metric.name for metric in metrics],
+            "aggregation_types": [metric.aggregation_type for metric in metrics],
+            "aggregation_keys": [metric.aggregation_key for metric in metrics],
+            "group_keys": [json.dumps(metric.group_keys) for metric in metrics],
+            "sql": [metric.sql for metric in metrics],
+            "archived": [metric.archived_at for metric in metrics],
+        },
     )
     connection.execute(
         "UPDATE metronome.billable_metrics SET gone_at = ledger.moment() "
@@ -199,24 +179,17 @@ def store_products(
     )
     listed = [*refused, *(product.id for product in products)]
     _refuse_another_account("products", known, listed)
-    rows = [
-        (
-            pair_id,
-            product.id,
-            product.type,
-            msgspec.json.encode(product.initial).decode(),
-            msgspec.json.encode(product.current).decode(),
-            msgspec.json.encode(product.updates).decode(),
-            product.archived_at,
-        )
-        for product in products
-    ]
-    connection.cursor().executemany(
-        "INSERT INTO metronome.products (pair_id, product_id, type, initial, current, updates, archived_at) "
-        "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (pair_id, product_id) DO UPDATE SET type = excluded.type, "
-        "initial = excluded.initial, current = excluded.current, updates = excluded.updates, "
-        "archived_at = excluded.archived_at, gone_at = NULL",
-        rows,
+    connection.execute(
+        _STORE_PRODUCTS,
+        {
+            "pair_id": pair_id,
+            "ids": [product.id for product in products],
+            "types": [product.type for product in products],
+            "initial": [msgspec.json.encode(product.initial).decode() for product in products],
+            "current": [msgspec.json.encode(product.current).decode() for product in products],
+            "updates": [msgspec.json.encode(product.updates).decode() for product in products],
+            "archived": [product.archived_at for product in products],
+        },
     )
     connection.execute(
         "UPDATE metronome.products SET gone_at = ledger.moment() "
@@ -266,3 +239,55 @@ def known_products(connection: Connection, pair_id: int) -> list[Product]:
         )
         for product_id, kind, initial, current, updates, archived_at in rows
     ]
+
+
+# Each in the order of ids: two runs that store one list at once then wait for each other, and never both.
+_STORE_CUSTOMERS = """
+INSERT INTO metronome.customers AS c (pair_id, customer_id, name, external_id, ingest_aliases, custom_fields,
+                                      created_at, updated_at, archived_at)
+SELECT %(pair_id)s, customer_id, name, external_id, ARRAY(SELECT jsonb_array_elements_text(ingest_aliases)),
+       custom_fields, created_at, updated_at, archived_at
+FROM unnest(%(ids)s::uuid[], %(names)s::text[], %(external_ids)s::text[], %(ingest_aliases)s::jsonb[],
+            %(custom_fields)s::jsonb[], %(created)s::timestamptz[], %(updated)s::timestamptz[],
+            %(archived)s::timestamptz[])
+    AS r (customer_id, name, external_id, ingest_aliases, custom_fields, created_at, updated_at, archived_at)
+ORDER BY customer_id
+ON CONFLICT (pair_id, customer_id) DO UPDATE
+    SET name = excluded.name, external_id = excluded.external_id, ingest_aliases = excluded.ingest_aliases,
+        custom_fields = excluded.custom_fields, updated_at = excluded.updated_at, archived_at = excluded.archived_at,
+        gone_at = NULL
+    WHERE c.erased_at IS NULL
+      AND (c.name, c.external_id, c.ingest_aliases, c.custom_fields, c.updated_at, c.archived_at, c.gone_at)
+          IS DISTINCT FROM (excluded.name, excluded.external_id, excluded.ingest_aliases, excluded.custom_fields,
+                            excluded.updated_at, excluded.archived_at, NULL)
+"""
+
+_STORE_METRICS = """
+INSERT INTO metronome.billable_metrics AS m (pair_id, metric_id, name, aggregation_type, aggregation_key, group_keys,
+                                             sql, archived_at)
+SELECT %(pair_id)s, * FROM unnest(
+    %(ids)s::uuid[], %(names)s::text[], %(aggregation_types)s::text[], %(aggregation_keys)s::text[],
+    %(group_keys)s::jsonb[], %(sql)s::text[], %(archived)s::timestamptz[])
+ORDER BY 2
+ON CONFLICT (pair_id, metric_id) DO UPDATE
+    SET name = excluded.name, aggregation_type = excluded.aggregation_type,
+        aggregation_key = excluded.aggregation_key, group_keys = excluded.group_keys, sql = excluded.sql,
+        archived_at = excluded.archived_at, gone_at = NULL
+    WHERE (m.name, m.aggregation_type, m.aggregation_key, m.group_keys, m.sql, m.archived_at, m.gone_at)
+          IS DISTINCT FROM (excluded.name, excluded.aggregation_type, excluded.aggregation_key, excluded.group_keys,
+                            excluded.sql, excluded.archived_at, NULL)
+"""
+
+_STORE_PRODUCTS = """
+INSERT INTO metronome.products AS p (pair_id, product_id, type, initial, current, updates, archived_at)
+SELECT %(pair_id)s, * FROM unnest(
+    %(ids)s::uuid[], %(types)s::text[], %(initial)s::jsonb[], %(current)s::jsonb[], %(updates)s::jsonb[],
+    %(archived)s::timestamptz[])
+ORDER BY 2
+ON CONFLICT (pair_id, product_id) DO UPDATE
+    SET type = excluded.type, initial = excluded.initial, current = excluded.current, updates = excluded.updates,
+        archived_at = excluded.archived_at, gone_at = NULL
+    WHERE (p.type, p.initial, p.current, p.updates, p.archived_at, p.gone_at)
+          IS DISTINCT FROM (excluded.type, excluded.initial, excluded.current, excluded.updates, excluded.archived_at,
+                            NULL)
+"""

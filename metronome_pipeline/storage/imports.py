@@ -3,6 +3,7 @@
 Here: the statements. A later import replaces the row of a record.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,67 +46,79 @@ class ImportedProduct(Outcome):
 
 def store_customers(connection: Connection, pair_id: int, outcomes: Sequence[Outcome], *, run_id: str) -> None:
     """Remembers the outcomes of customers."""
-    connection.cursor().executemany(
-        "INSERT INTO solvimon.customers (pair_id, reference, solvimon_id, legal_name, outcome, reason, run_id) "
-        "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (pair_id, reference) DO UPDATE SET "
-        "solvimon_id = excluded.solvimon_id, legal_name = excluded.legal_name, outcome = excluded.outcome, "
-        "reason = excluded.reason, run_id = excluded.run_id, at = excluded.at",
-        [(pair_id, o.reference, o.solvimon_id, o.name, o.outcome, o.reason, run_id) for o in outcomes],
-    )
+    connection.execute(_STORE_CUSTOMERS, _columns(pair_id, outcomes, run_id))
 
 
 def store_meters(connection: Connection, pair_id: int, outcomes: Sequence[ImportedMeter], *, run_id: str) -> None:
     """Remembers the outcomes of meters."""
-    connection.cursor().executemany(
-        "INSERT INTO solvimon.meters (pair_id, reference, solvimon_id, name, calculation_id, calculation_type, "
-        "properties, outcome, reason, run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
-        "ON CONFLICT (pair_id, reference) DO UPDATE SET solvimon_id = excluded.solvimon_id, name = excluded.name, "
-        "calculation_id = excluded.calculation_id, calculation_type = excluded.calculation_type, "
-        "properties = excluded.properties, outcome = excluded.outcome, "
-        "reason = excluded.reason, run_id = excluded.run_id, at = excluded.at",
-        [
-            (
-                pair_id,
-                o.reference,
-                o.solvimon_id,
-                o.name,
-                o.calculation_id,
-                o.calculation_type,
-                list(o.properties),
-                o.outcome,
-                o.reason,
-                run_id,
-            )
-            for o in outcomes
-        ],
-    )
+    own = {
+        "calculation_ids": [o.calculation_id for o in outcomes],
+        "calculation_types": [o.calculation_type for o in outcomes],
+        "properties": [json.dumps(o.properties) for o in outcomes],
+    }
+    connection.execute(_STORE_METERS, {**_columns(pair_id, outcomes, run_id), **own})
 
 
 def store_products(connection: Connection, pair_id: int, outcomes: Sequence[ImportedProduct], *, run_id: str) -> None:
     """Remembers the outcomes of products."""
-    connection.cursor().executemany(
-        "INSERT INTO solvimon.products (pair_id, reference, solvimon_id, name, item_id, model_type, calculation_id, "
-        "outcome, reason, run_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
-        "ON CONFLICT (pair_id, reference) DO UPDATE SET solvimon_id = excluded.solvimon_id, name = excluded.name, "
-        "item_id = excluded.item_id, model_type = excluded.model_type, "
-        "calculation_id = excluded.calculation_id, outcome = excluded.outcome, "
-        "reason = excluded.reason, run_id = excluded.run_id, at = excluded.at",
-        [
-            (
-                pair_id,
-                o.reference,
-                o.solvimon_id,
-                o.name,
-                o.item_id,
-                o.model_type,
-                o.calculation_id,
-                o.outcome,
-                o.reason,
-                run_id,
-            )
-            for o in outcomes
-        ],
-    )
+    own = {
+        "item_ids": [o.item_id for o in outcomes],
+        "model_types": [o.model_type for o in outcomes],
+        "calculation_ids": [o.calculation_id for o in outcomes],
+    }
+    connection.execute(_STORE_PRODUCTS, {**_columns(pair_id, outcomes, run_id), **own})
+
+
+def _columns(pair_id: int, outcomes: Sequence[Outcome], run_id: str) -> dict[str, Any]:
+    return {
+        "pair_id": pair_id,
+        "run_id": run_id,
+        "references": [o.reference for o in outcomes],
+        "solvimon_ids": [o.solvimon_id for o in outcomes],
+        "names": [o.name for o in outcomes],
+        "outcomes": [o.outcome for o in outcomes],
+        "reasons": [o.reason for o in outcomes],
+    }
+
+
+# Each in the order of references: two imports at once then wait for each other, and never both.
+_STORE_CUSTOMERS = """
+INSERT INTO solvimon.customers (pair_id, run_id, reference, solvimon_id, legal_name, outcome, reason)
+SELECT %(pair_id)s, %(run_id)s, * FROM unnest(
+    %(references)s::text[], %(solvimon_ids)s::text[], %(names)s::text[], %(outcomes)s::text[], %(reasons)s::text[])
+ORDER BY 3
+ON CONFLICT (pair_id, reference) DO UPDATE
+    SET solvimon_id = excluded.solvimon_id, legal_name = excluded.legal_name, outcome = excluded.outcome,
+        reason = excluded.reason, run_id = excluded.run_id, at = excluded.at
+"""
+
+_STORE_METERS = """
+INSERT INTO solvimon.meters (pair_id, run_id, reference, solvimon_id, name, outcome, reason, calculation_id,
+                             calculation_type, properties)
+SELECT %(pair_id)s, %(run_id)s, reference, solvimon_id, name, outcome, reason, calculation_id, calculation_type,
+       ARRAY(SELECT jsonb_array_elements_text(properties))
+FROM unnest(%(references)s::text[], %(solvimon_ids)s::text[], %(names)s::text[], %(outcomes)s::text[],
+            %(reasons)s::text[], %(calculation_ids)s::text[], %(calculation_types)s::text[], %(properties)s::jsonb[])
+    AS o (reference, solvimon_id, name, outcome, reason, calculation_id, calculation_type, properties)
+ORDER BY reference
+ON CONFLICT (pair_id, reference) DO UPDATE
+    SET solvimon_id = excluded.solvimon_id, name = excluded.name, calculation_id = excluded.calculation_id,
+        calculation_type = excluded.calculation_type, properties = excluded.properties, outcome = excluded.outcome,
+        reason = excluded.reason, run_id = excluded.run_id, at = excluded.at
+"""
+
+_STORE_PRODUCTS = """
+INSERT INTO solvimon.products (pair_id, run_id, reference, solvimon_id, name, outcome, reason, item_id, model_type,
+                               calculation_id)
+SELECT %(pair_id)s, %(run_id)s, * FROM unnest(
+    %(references)s::text[], %(solvimon_ids)s::text[], %(names)s::text[], %(outcomes)s::text[], %(reasons)s::text[],
+    %(item_ids)s::text[], %(model_types)s::text[], %(calculation_ids)s::text[])
+ORDER BY 3
+ON CONFLICT (pair_id, reference) DO UPDATE
+    SET solvimon_id = excluded.solvimon_id, name = excluded.name, item_id = excluded.item_id,
+        model_type = excluded.model_type, calculation_id = excluded.calculation_id, outcome = excluded.outcome,
+        reason = excluded.reason, run_id = excluded.run_id, at = excluded.at
+"""
 
 
 def calculation_ids(connection: Connection, pair_id: int) -> dict[str, tuple[str, str]]:
