@@ -92,6 +92,16 @@ class Parking:
                 )
 
 
+def anything_waits(connection: Connection, pair_id: int) -> bool:
+    """Whether some event is planned or claimed, by whomever. What has to wait for another event counts too."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM ledger.open_events WHERE pair_id = %(pair_id)s AND state = 'planned') "
+        "OR EXISTS (SELECT FROM ledger.claims WHERE pair_id = %(pair_id)s)",
+        {"pair_id": pair_id},
+    ).fetchone()
+    return row == (True,)
+
+
 def claim_left_behind(connection: Connection, pair_id: int, run_id: str) -> Claim | None:
     """Takes over a claim whose run is gone: the caller holds the pair's delivery lock, so nobody else is sending."""
     row = connection.execute(
@@ -159,12 +169,11 @@ def settle(
     connection.execute("DELETE FROM ledger.open_events WHERE event_id = ANY (%s)", [ended])
     quarantined = [receipt.event_id for receipt in receipts if receipt.outcome == "quarantined"]
     connection.execute("UPDATE ledger.open_events SET state = 'quarantined' WHERE event_id = ANY (%s)", [quarantined])
-    restated = [(receipt.event_id, receipt.counted) for receipt in receipts if receipt.restated]
-    if restated:
-        connection.cursor().executemany(
-            "INSERT INTO ledger.restatements (event_id, number) VALUES (%s, %s) "
+    if restated := {receipt.event_id: receipt.counted for receipt in receipts if receipt.restated}:
+        connection.execute(
+            "INSERT INTO ledger.restatements (event_id, number) SELECT * FROM unnest(%s::bigint[], %s::numeric[]) "
             "ON CONFLICT (event_id) DO UPDATE SET number = excluded.number",
-            restated,
+            [list(restated), list(restated.values())],
         )
     if gone := [receipt.event_id for receipt in receipts if receipt.deleted_there]:
         connection.execute(_CLOSE_DELETED, {"event_ids": gone, "closed_by": f"deletion in Solvimon, met by {run_id}"})

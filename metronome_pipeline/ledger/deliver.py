@@ -71,16 +71,18 @@ class Delivery:
     async def deliver(self, *, progress: Callable[[DeliveryReport], None] = lambda _: None) -> DeliveryReport:
         """Sends everything that waits for this pair, whichever run planned it, and returns what became of it.
 
-        One delivery a pair at a time; others wait for the lock between two claims, so that none starves.
+        One delivery a pair at a time; others wait for the lock between two claims, so that none starves. Where nothing
+        waits, nobody's end need be waited for: the lock, which takes a connection, is not asked for.
         """
         report = DeliveryReport()
-        while True:
+        while await self.database.run(lambda connection: claims.anything_waits(connection, self.pair_id)):
             async with self.database.lock(DELIVERY_LOCK, self.pair_id):
                 claim = await self._claim()
                 if claim is None:
-                    return report
+                    break
                 report += await self._send(claim)
             progress(report)
+        return report
 
     async def _claim(self) -> Claim | None:
         left_behind = await self.database.run(lambda c: claims.claim_left_behind(c, self.pair_id, self.run_id))
