@@ -4,6 +4,7 @@ Here: what tests arrange with, run with, and assert on. The sandbox servers and 
 tests of a pytest process; each test begins with empty accounts and a database of its own.
 """
 
+import asyncio
 import json
 import os
 import signal
@@ -33,7 +34,10 @@ from metronome_pipeline.settings import Settings
 from metronome_pipeline.solvimon.resource import SolvimonResource
 from metronome_pipeline.storage.instance import EmbeddedOrPostgresStorage
 from metronome_pipeline.storage.resource import StoreResource
-from metronome_pipeline.workflows.naming import asset_key
+from metronome_pipeline.workflows.customers import import_known_customers, read_customers
+from metronome_pipeline.workflows.meters import import_known_metrics, read_metrics
+from metronome_pipeline.workflows.products import import_known_products, read_products
+from metronome_pipeline.workflows.session import open_session
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
@@ -139,6 +143,20 @@ class World:
         events = [_event(customer, metric, hour, value, {}) for hour, value in values.items()]
         self.metronome.call("POST", "/_sandbox/events", events)
 
+    def imported(self, **variables: str) -> None:
+        """All there is, imported by what the assets of the imports call, in no run: for tests of something else."""
+        asyncio.run(self._import(self.settings(**variables)))
+
+    async def _import(self, settings: Settings) -> None:
+        async with open_session(*_resources(settings, self.database_url), run_id="arranged") as session:
+            await read_customers(session)
+            await import_known_customers(session, settings)
+            await read_metrics(session)
+            await import_known_metrics(session, settings)
+            if self.has_products:
+                await read_products(session)
+                await import_known_products(session)
+
     # Act -------------------------------------------------------------------------------------------------------------
 
     def at(self, moment: datetime) -> None:
@@ -182,32 +200,15 @@ class World:
         **variables: str,
     ) -> dg.ExecuteInProcessResult:
         """A real run of a job, recorded in this world's instance. Never raises: look at ``success``."""
-        return self._run(job, config, tags or {}, variables)
-
-    def _run(
-        self,
-        job: str,
-        config: Mapping[str, Any] | None,
-        tags: Mapping[str, str],
-        variables: Mapping[str, str],
-        assets: Sequence[dg.AssetKey] | None = None,
-    ) -> dg.ExecuteInProcessResult:
         definition = self.definitions(**variables).resolve_job_def(job)
         result = definition.execute_in_process(
-            instance=self.instance, run_config=config, tags=dict(tags), raise_on_error=False, asset_selection=assets
+            instance=self.instance, run_config=config, tags=dict(tags or {}), raise_on_error=False
         )
         return Recorded(result, self.instance)
 
     def imports(self, **variables: str) -> dg.ExecuteInProcessResult:
-        """A run that imports all there is: of products nothing where the world has none."""
-        assets = None
-        if not self.has_products:
-            settings = self.settings(**variables)
-            assets = [
-                *(asset_key(settings, "metronome", name) for name in ("customers", "billable_metrics")),
-                *(asset_key(settings, "solvimon", name) for name in ("customers", "meters")),
-            ]
-        result = self._run("import_everything", None, {}, variables, assets)
+        """A real run that imports all there is."""
+        result = self.run("import_everything", config=None, tags=None, **variables)
         assert result.success
         return result
 
@@ -226,7 +227,7 @@ class World:
             "dagster/asset_partition_range_end": partition(last),
         }
         step = job.removeprefix("ingest_")
-        return self._run(job, {"ops": {step: {"config": config}}} if config else None, tags, variables)
+        return self.run(job, config={"ops": {step: {"config": config}}} if config else None, tags=tags, **variables)
 
     def ingest_and_die(self, moment: str, first: int = 0, last: int = 7) -> None:
         """The same in a process of its own, killed with SIGKILL at a moment (see ``dying_run``)."""
@@ -321,32 +322,34 @@ def _definitions(
     """The same ones for the same settings, and the same words in their file: to make them takes a fifth of a run."""
     del metrics_file
     settings = Settings.from_environment(dict(variables))
+    metronome, solvimon, store = _resources(settings, database_url)
+    return build_definitions(settings, {"metronome": metronome, "solvimon": solvimon, "store": store})
+
+
+def _resources(settings: Settings, database_url: str) -> tuple[MetronomeResource, SolvimonResource, StoreResource]:
     pair = settings.account_pair
-    return build_definitions(
-        settings,
-        {
-            "metronome": MetronomeResource(
-                base_url=settings.metronome_base_url,
-                bearer_token=settings.metronome_bearer_token.get_secret_value(),
-                environment=settings.metronome_environment,
-                requests_per_second=settings.metronome_requests_per_second,
-                requests_in_flight=settings.metronome_requests_in_flight,
-            ),
-            "solvimon": SolvimonResource(
-                base_url=settings.solvimon_base_url,
-                api_key=settings.solvimon_api_key.get_secret_value(),
-                platform_id=settings.solvimon_platform_id,
-                batch_limit=settings.solvimon_batch_limit,
-                timeout_seconds=2.0,
-            ),
-            "store": StoreResource(
-                metronome_host=pair.metronome_host,
-                metronome_environment=pair.metronome_environment,
-                solvimon_host=pair.solvimon_host,
-                solvimon_platform_id=pair.solvimon_platform_id,
-                database_url=database_url,
-            ),
-        },
+    return (
+        MetronomeResource(
+            base_url=settings.metronome_base_url,
+            bearer_token=settings.metronome_bearer_token.get_secret_value(),
+            environment=settings.metronome_environment,
+            requests_per_second=settings.metronome_requests_per_second,
+            requests_in_flight=settings.metronome_requests_in_flight,
+        ),
+        SolvimonResource(
+            base_url=settings.solvimon_base_url,
+            api_key=settings.solvimon_api_key.get_secret_value(),
+            platform_id=settings.solvimon_platform_id,
+            batch_limit=settings.solvimon_batch_limit,
+            timeout_seconds=2.0,
+        ),
+        StoreResource(
+            metronome_host=pair.metronome_host,
+            metronome_environment=pair.metronome_environment,
+            solvimon_host=pair.solvimon_host,
+            solvimon_platform_id=pair.solvimon_platform_id,
+            database_url=database_url,
+        ),
     )
 
 

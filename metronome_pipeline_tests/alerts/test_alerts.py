@@ -36,7 +36,7 @@ def billed(watch: Watch, **usage: int) -> tuple[str, str]:
     """A customer and a metric, imported, and eight hours ingested."""
     world = watch.world
     customer, metric = world.customer("Acme & <Söhne>"), world.metric(name="Calls")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, usage.get("first", 5))
     result = world.ingest()
     assert result.success, failure(result)
@@ -127,7 +127,7 @@ def test_a_run_of_another_code_location_is_not_told(watch: Watch) -> None:
     from metronome_pipeline.alerts.of_dagster import failed_runs  # noqa: PLC0415
 
     world = watch.world
-    world.imports()
+    world.imported()
     world.solvimon.faults({"path": "*", "kind": "status_403", "rate": 1})
     world.customer("New")
     tags = {".dagster/repository": "__repository__@other"}
@@ -141,13 +141,13 @@ def test_a_red_check_is_told_once_and_over_when_it_is_green(watch: Watch) -> Non
     world = watch.world
     billed(watch)
     metric = world.metric("UNIQUE", name="Seats")
-    world.imports()
+    world.imported()
     assert world.ingest().success
     assert watch.told() == ["Red check: Every metric is billed: not so for metronome/usage."]
     assert world.ingest().success
     watch.silent()
     calculations = f'{{"{metric}": "MAX"}}'
-    world.imports(METRIC_CALCULATIONS=calculations)
+    world.imported(METRIC_CALCULATIONS=calculations)
     assert world.ingest(METRIC_CALCULATIONS=calculations).success
     assert watch.told() == ["Over: Red check: Every metric is billed: not so for metronome/usage."]
     watch.silent()
@@ -163,7 +163,7 @@ def test_a_check_that_is_being_evaluated_keeps_its_colour(watch: Watch) -> None:
     world = watch.world
     billed(watch)
     world.metric("UNIQUE", name="Seats")
-    world.imports()
+    world.imported()
     assert world.ingest().success
     assert len(watch.told()) == 1
     run = world.instance.create_run_for_job(world.definitions().resolve_job_def("ingest_usage"))
@@ -182,7 +182,7 @@ def test_a_reconciliation_that_differs_is_told_until_its_own_day_agrees(watch: W
     world = watch.world
     world.at(at_hour(48.5))
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.prove_deduplication()
     world.use_hours(customer, metric, {1: 5, 30: 7})
     assert world.ingest(0, 47).success
@@ -205,7 +205,7 @@ def test_an_unmatched_event_is_told_by_the_reconciliation(watch: Watch) -> None:
     world.solvimon.set(match_all=False)
     world.at(at_hour(24.5))
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.prove_deduplication()
     world.use_hours(customer, metric, {1: 5})
     assert world.ingest(0, 23).success

@@ -55,7 +55,7 @@ def billed(world: World) -> tuple[str, str]:
     """A customer and a metric, imported."""
     world.solvimon.set(match_all=True)
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     return customer, metric
 
 
@@ -237,7 +237,7 @@ def test_people_are_told_of_their_own_account_only(two: Two, receiver: Hook) -> 
     assert told(two.acme, receiver) == told(two.umbrella, receiver) == []
 
     two.acme.metric("UNIQUE", name="Seats")
-    two.acme.imports()
+    two.acme.imported()
     assert two.acme.ingest().success
     two.acme.solvimon.faults({"path": "*", "kind": "status_403", "rate": 1})
     two.acme.customer("New")

@@ -147,7 +147,7 @@ def test_days_are_requested_as_ranges_of_neighbours() -> None:
 def test_a_first_tick_long_after_the_cut_over_leads_to_the_truth_of_every_period(world: World) -> None:
     customer, metric = world.customer(), world.metric("UNIQUE")
     bill_by_period(world, metric)
-    world.imports()
+    world.imported()
     for number in (0, 20, 30, 64):
         world.use(customer, metric, 24 * number, "ann")
         world.use(customer, metric, 24 * number + 1, f"user {number}")

@@ -10,7 +10,7 @@ from metronome_pipeline_tests.world import START, World, partition
 def found(world: World, *, run_id: str = "gone", slicing: str = "ungrouped", hour: int = 30) -> None:
     """A finished sweep with one finding."""
     world.metric("SUM")
-    world.imports()
+    world.imported()
     world.sql(
         "INSERT INTO ledger.sweeps (pair_id, kind, start_at, end_at, ended_at, outcome, run_id) "
         "SELECT pair_id, 'usage', %s, %s, now(), 'complete', %s FROM ledger.account_pairs",
@@ -97,7 +97,7 @@ def test_sweeps_are_requested_when_the_last_complete_one_is_old_enough(world: Wo
         "weekly_sweep_usage_by_hour": ("usage_by_hour", timedelta(days=7)),
         "monthly_sweep_closed_periods": ("closed_periods", timedelta(days=30)),
     }
-    world.imports()
+    world.imported()
     for schedule, (kind, every) in schedules.items():
         assert due(world, schedule, at), "there was none yet"
         world.sql(

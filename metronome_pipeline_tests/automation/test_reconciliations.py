@@ -59,7 +59,7 @@ def test_a_range_is_cut_from_its_newest_day_backwards() -> None:
 def test_the_first_hours_of_a_cut_over_have_no_closed_day_and_requests_run(world: World) -> None:
     assert requested(world, -1) == []
     world.customer(), world.metric()
-    world.imports()
+    world.imported()
     assert world.ingest(0, 23).success
     (request,) = tick(world, at(0), schedule="daily_reconciliation").run_requests or []
     result = world.run("reconcile", config=request.run_config, tags=request.tags)

@@ -99,7 +99,7 @@ def recorded_run(
 
 def test_the_very_first_tick_requests_every_hour_since_the_cut_over_the_newest_first(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     for hour in (0, 7, 13, 24):
         world.use(customer, metric, hour, hour + 1)
     settings = {"BACKFILL_PARTITIONS_PER_RUN": "10", "USAGE_LOOK_BACK_DAYS": "1"}
@@ -120,7 +120,7 @@ def test_an_ordinary_hour_of_1000_pairs_costs_a_request_each_and_at_most_20_more
     customers = [world.customer(f"Customer {number}") for number in range(50)]
     metrics = [world.metric("SUM") for _ in range(20)]
     pairs, newest = 1_000, 8 * 24 - 1
-    world.imports()
+    world.imported()
     for customer in customers:
         world.use(customer, metrics[0], 3, 10)
     assert world.ingest(0, newest - 1).success
@@ -136,7 +136,7 @@ def test_an_ordinary_hour_of_1000_pairs_costs_a_request_each_and_at_most_20_more
 
 def test_an_ordinary_hour_finds_what_came_late_in_the_same_requests(world: World) -> None:
     customers, metrics = [world.customer(name) for name in "AB"], [world.metric(kind) for kind in ("SUM", "MAX")]
-    world.imports()
+    world.imported()
     world.use(customers[0], metrics[0], 3, 10)
     pairs, newest = 4, 8 * 24 - 1
     assert world.ingest(0, newest).success
@@ -177,7 +177,7 @@ def test_a_customer_archived_long_ago_costs_nothing(world: World) -> None:
     world.customer("Gone", archived_at=(START - 36 * 24 * HOUR).isoformat())
     left = world.customer("Left", archived_at=(START - 34 * 24 * HOUR).isoformat())
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(left, metric, 1, 2)
     world.use(customer, metric, 40, 1)
     settings = {"USAGE_LOOK_BACK_DAYS": "1"}
@@ -192,7 +192,7 @@ def test_a_customer_archived_long_ago_costs_nothing(world: World) -> None:
 
 def test_missed_ticks_and_holes_are_filled_in(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     for hour in range(9):
         world.use(customer, metric, hour, 1)
     assert world.ingest(0, 1).success
@@ -276,7 +276,7 @@ def test_a_year_ends_between_two_hours_like_any_other(world: World) -> None:
     (request,) = requests_of(world, datetime(2026, 1, 1, 2, 15, tzinfo=UTC), **settings)
     assert (request.tags[FIRST], request.tags[LAST]) == ("2025-12-31-22:00", "2026-01-01-01:00")
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports(**settings)
+    world.imported(**settings)
     first_hour = int((datetime(2026, 1, 1, tzinfo=UTC) - START) / HOUR)
     for hour in (first_hour - 1, first_hour):
         world.use(customer, metric, hour, 1)

@@ -82,7 +82,7 @@ def test_a_wrong_batch_endpoint_is_told(accounts: World) -> None:
 
 def test_a_token_of_another_environment_is_noticed(world: World) -> None:
     world.customer()
-    world.imports()
+    world.imported()
     world.metronome.call("PUT", "/_sandbox/store", {})
     done = command("check", env=variables(world))
     assert done.status == 1
@@ -101,7 +101,7 @@ def test_a_price_on_a_property_that_meters_do_not_require_is_noted(world: World)
     world.metric(group_keys=[["region"]])
     metric = world.metric(name="Priced", group_keys=[["region"]])
     world.product(type="USAGE", initial={"name": "By region", "billable_metric_id": metric})
-    world.imports()
+    world.imported()
     item = next(
         row
         for row in world.solvimon.call("GET", "/v1/product-items")["data"]

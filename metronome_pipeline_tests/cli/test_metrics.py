@@ -91,7 +91,7 @@ def test_init_writes_the_file_that_is_set_and_not_there_yet(accounts: World) -> 
 def test_init_goes_by_the_last_import_and_asks_metronome_before_the_first(world: World) -> None:
     world.metric(name="Calls")
     assert "asking Metronome" in command("metrics", "init", env=env(world)).err
-    world.imports()
+    world.imported()
     world.metronome.forget_requests()
     assert command("metrics", "init", "--overwrite", env=env(world)).status == 0
     assert world.metronome.requests() == {}

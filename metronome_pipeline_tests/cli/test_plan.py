@@ -115,7 +115,7 @@ def ingest(world: World, **settings: Any) -> None:
 def test_a_plan_says_event_by_event_what_the_run_then_does(world: World) -> None:
     customer, other = world.customer("Acme"), world.customer("Other")
     calls, peak = world.metric("SUM"), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     world.use(customer, calls, 1, "12345678901234567890.123456789")
     world.use(customer, calls, 2, 5)
     falling = world.use(customer, peak, 1, 9)
@@ -152,7 +152,7 @@ def test_groups_are_planned_as_the_run_does_and_both_workflows_at_once(world: Wo
     world.environment["GROUPED_USAGE_ENABLED"] = "true"
     customer = world.customer()
     regions, plain = world.metric("SUM", name="Regions", group_keys=[["region"]]), world.metric("COUNT", name="Plain")
-    world.imports()
+    world.imported()
     for value, properties in ((1, {"region": "eu"}), ("2.5", {"region": "us"}), (4, {})):
         world.use(customer, regions, 1, value, **properties)
         world.use(customer, plain, 2, 1)
@@ -178,7 +178,7 @@ def test_groups_are_planned_as_the_run_does_and_both_workflows_at_once(world: Wo
 def test_what_the_brake_would_hold_is_told_and_is_what_it_holds(world: World) -> None:
     falling, fine = world.customer("Falling"), world.customer("Fine")
     metric = world.metric("SUM")
-    world.imports()
+    world.imported()
     gone = world.use(falling, metric, 1, 5000)
     world.use(fine, metric, 1, 70000)
     ingest(world)
@@ -211,7 +211,7 @@ def test_what_the_brake_would_hold_is_told_and_is_what_it_holds(world: World) ->
 
 def test_what_is_late_would_be_held_where_the_settings_say_so(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     ingest(world)
     world.use(customer, metric, 1, 2)
@@ -232,7 +232,7 @@ def test_what_is_late_would_be_held_where_the_settings_say_so(world: World) -> N
 
 def test_what_earlier_runs_left_is_sent_first_and_then_corrected(world: World) -> None:
     customer, metric, peak = world.customer(), world.metric("SUM"), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     high = world.use(customer, peak, 1, 9)
     world.use(customer, peak, 1, 4)
@@ -259,7 +259,7 @@ def test_what_earlier_runs_left_is_sent_first_and_then_corrected(world: World) -
 
 def test_hours_that_an_earlier_run_could_not_plan_are_planned_first(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     reference = f"{customer}_{metric}_20260105T010000Z_20260105T020000Z_total"
     world.solvimon.set(refuse_reference=[reference])
     world.use(customer, metric, 1, 5)
@@ -281,7 +281,7 @@ def test_hours_that_an_earlier_run_could_not_plan_are_planned_first(world: World
 
 def test_a_range_of_several_weeks_and_runs_is_planned_run_by_run(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {hour: hour + 1 for hour in range(0, 24 * 20, 5)})
     months = ("--from", "2026-01-05", "--to", "2026-01-25")
     settings: Any = {"BACKFILL_PARTITIONS_PER_RUN": "240"}
@@ -303,7 +303,7 @@ def test_a_range_of_several_weeks_and_runs_is_planned_run_by_run(world: World) -
 def test_pairs_that_cannot_be_read_are_listed_and_fail_the_plan(world: World) -> None:
     fine, failing = world.customer("Fine"), world.customer("Failing")
     metric = world.metric("SUM")
-    world.imports()
+    world.imported()
     for customer in (fine, failing):
         world.use(customer, metric, 1, 5)
     world.metronome.faults({"path": "/v1/usage", "kind": "repeated_cursor", "rate": 1})
@@ -317,7 +317,7 @@ def test_pairs_that_cannot_be_read_are_listed_and_fail_the_plan(world: World) ->
 
 def test_a_plan_that_breaks_off_leaves_nothing_staged(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, dict.fromkeys(range(0, 24 * 20, 7), 1))
     world.metronome.faults({"path": "/v1/usage", "kind": "status_401", "rate": 1, "after": 2})
     done = plan(world, "usage", "--from", "2026-01-05", "--to", "2026-01-25")
@@ -327,7 +327,7 @@ def test_a_plan_that_breaks_off_leaves_nothing_staged(world: World) -> None:
 
 def test_a_plan_gives_way_to_a_run_that_is_planning(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     with psycopg.connect(world.database_url) as planning, ThreadPoolExecutor(1) as pool:
         planning.execute("SELECT pg_advisory_xact_lock(%s, 1)", [PLANNING_LOCK])
@@ -345,7 +345,7 @@ def test_a_plan_gives_way_to_a_run_that_is_planning(world: World) -> None:
 def test_requests_to_solvimon_are_those_of_the_run_with_new_customers_and_deletions(world: World) -> None:
     calls, peak = world.metric("SUM"), world.metric("MAX", name="Peak")
     old = world.customer("Old")
-    world.imports()
+    world.imported()
     world.use_hours(old, calls, dict.fromkeys(range(24), 1))
     highs = [world.use(old, peak, hour, 9) for hour in range(3)]
     for hour in range(3):
@@ -368,7 +368,7 @@ def test_requests_to_solvimon_are_those_of_the_run_with_new_customers_and_deleti
 def test_a_plan_may_be_narrowed_by_name_or_id(world: World) -> None:
     acme, other = world.customer("Acme"), world.customer("Other")
     calls, jobs = world.metric("SUM"), world.metric("COUNT", name="Jobs")
-    world.imports()
+    world.imported()
     for customer in (acme, other):
         for metric in (calls, jobs):
             world.use(customer, metric, 1, 5)
@@ -383,7 +383,7 @@ def test_refused_metrics_are_named_and_make_the_status_3(world: World) -> None:
     customer = world.customer()
     world.metric("UNIQUE", name="Seats")
     calls = world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, calls, 1, 5)
     told = planned(world, "usage", *DAY, status=3)
     assert [metric["name"] for metric in told["refused"]] == ["Seats"]
@@ -412,7 +412,7 @@ def test_usage_by_period_to_date_is_planned_by_whole_periods(world: World) -> No
     world.at(now)
     customer, users = world.customer(), world.metric("UNIQUE", name="Users")
     bill_by_period(world, users)
-    world.imports()
+    world.imported()
     for hour, user in ((1, "a"), (30, "a"), (31, "b"), (55, "c")):
         world.use(customer, users, hour, user)
 
@@ -453,7 +453,7 @@ def test_imports_are_foreseen_record_by_record(world: World) -> None:
         told = planned(world, "import", status=3)
         world.solvimon.forget_requests()
         world.metronome.forget_requests()
-        world.imports()
+        world.imported()
         for kind in ("customers", "meters", "products"):
             foretold = {o["reference"]: (o["outcome"], o["reason"]) for o in told[kind]["records"]}
             assert foretold == world.outcomes(kind)
@@ -489,7 +489,7 @@ def test_a_hidden_draft_is_found_before_it_would_be_created(world: World) -> Non
 def priced_world(world: World) -> tuple[str, str, str]:
     acme, free = world.customer("Acme"), world.customer("Free")
     calls = world.metric("SUM")
-    world.imports()
+    world.imported()
     world.solvimon.call(
         "POST",
         "/_sandbox/subscriptions",

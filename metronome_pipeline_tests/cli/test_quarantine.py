@@ -33,7 +33,7 @@ def _ingest(world: World, *, brake_floor: str = "100") -> None:
 
 def test_a_retried_event_leaves_unchanged_and_its_new_difference_follows(world: World) -> None:
     customer, metric = world.customer("Gnädig & Söhne"), world.metric()
-    world.imports()
+    world.imported()
     reference = _reference(world, customer, metric, 1)
     world.solvimon.set(refuse_reference=[reference])
     world.use(customer, metric, 1, 5)
@@ -61,7 +61,7 @@ def test_a_retried_event_leaves_unchanged_and_its_new_difference_follows(world: 
 
 def test_a_maximum_that_was_read_otherwise_since_is_superseded_and_others_are_not(world: World) -> None:
     customer, metric = world.customer(), world.metric("MAX")
-    world.imports()
+    world.imported()
     moved, same = (_reference(world, customer, metric, hour) for hour in (1, 2))
     world.solvimon.set(refuse_reference=[moved, same])
     world.use(customer, metric, 1, 10)
@@ -88,7 +88,7 @@ def test_a_maximum_that_was_read_otherwise_since_is_superseded_and_others_are_no
 
 def test_a_dropped_event_is_an_accepted_difference_that_later_readings_respect(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     reference = _reference(world, customer, metric, 1)
     world.solvimon.set(refuse_reference=[reference])
     world.use(customer, metric, 1, 5)
@@ -111,7 +111,7 @@ def test_a_dropped_event_is_an_accepted_difference_that_later_readings_respect(w
 
 def test_several_events_are_dropped_at_once_as_they_are_listed(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     references = [_reference(world, customer, metric, hour) for hour in (1, 2)]
     world.solvimon.set(refuse_reference=references)
     for hour in (1, 2):
@@ -128,7 +128,7 @@ def test_several_events_are_dropped_at_once_as_they_are_listed(world: World) -> 
 
 def test_nothing_changes_when_one_of_the_references_is_unknown(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     reference = _reference(world, customer, metric, 1)
     world.solvimon.set(refuse_reference=[reference])
     world.use(customer, metric, 1, 5)
@@ -140,7 +140,7 @@ def test_nothing_changes_when_one_of_the_references_is_unknown(world: World) -> 
 
 def test_a_dropped_deletion_lets_its_successor_go(world: World) -> None:
     customer, metric = world.customer(), world.metric("MAX")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 10)
     transaction = world.use(customer, metric, 1, 40)
     _ingest(world)
@@ -166,7 +166,7 @@ def test_a_dropped_deletion_lets_its_successor_go(world: World) -> None:
 
 def test_a_release_lets_exactly_the_held_plan_through(world: World) -> None:
     customer, metric = world.customer("Falling"), world.metric()
-    world.imports()
+    world.imported()
     transaction = world.use(customer, metric, 1, 5000)
     world.use(customer, metric, 2, 1)
     _ingest(world)
@@ -189,7 +189,7 @@ def test_a_release_lets_exactly_the_held_plan_through(world: World) -> None:
 
 def test_what_a_held_plan_would_do_is_printed(world: World) -> None:
     customer, metric, highest = world.customer("Falling"), world.metric(), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     sums = [world.use(customer, metric, hour, 500) for hour in (1, 2)]
     world.use(customer, highest, 1, 4)
     peak = world.use(customer, highest, 1, 900)
@@ -208,7 +208,7 @@ def test_what_a_held_plan_would_do_is_printed(world: World) -> None:
 
 def test_the_history_of_an_event_is_shown_whoever_did_what(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     reference = _reference(world, customer, metric, 1)
     world.solvimon.set(refuse_reference=[reference])
     world.use(customer, metric, 1, 5)
@@ -226,7 +226,7 @@ def test_the_history_of_an_event_is_shown_whoever_did_what(world: World) -> None
 def test_a_switch_of_slicing_corrects_and_never_doubles(world: World) -> None:
     customer = world.customer()
     metric = world.metric(group_keys=[["region"], ["region", "tier"]])
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5, region="eu", tier="a")
     world.use(customer, metric, 1, 2, region="us", tier="b")
     _ingest(world)

@@ -128,7 +128,7 @@ def digests(done: Command) -> list[str]:
 def test_a_lost_ledger_is_made_again_and_a_run_sends_nothing(world: World) -> None:
     acme, other = world.customer("Acme"), world.customer("Ötzi")
     summed, highest = world.metric(name="Calls"), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     for customer in (acme, other):
         world.use(customer, summed, 1, "0.1")
         world.use(customer, summed, 2, 10)
@@ -146,7 +146,7 @@ def test_a_lost_ledger_is_made_again_and_a_run_sends_nothing(world: World) -> No
     assert len(before) == 8 + 1 + 3
 
     lose_everything(world)
-    world.imports()
+    world.imported()
     world.solvimon.forget_requests()
     done = rebuild(world, "--by", "Ana")
     assert done.status == 0, done.err
@@ -177,7 +177,7 @@ def test_a_lost_ledger_is_made_again_and_a_run_sends_nothing(world: World) -> No
 
 def test_repeating_it_does_nothing(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: 6})
     ingest(world)
     foreign(world, customer, metric, 4, 3, "native-0000000001")
@@ -193,7 +193,7 @@ def test_repeating_it_does_nothing(world: World) -> None:
 
 def test_a_ledger_that_lost_nothing_is_left_as_it_is(world: World) -> None:
     customer, metric = world.customer(), world.metric("MAX")
-    world.imports()
+    world.imported()
     falling = world.use(customer, metric, 1, 40)
     world.use(customer, metric, 1, 10)
     ingest(world)
@@ -207,7 +207,7 @@ def test_a_ledger_that_lost_nothing_is_left_as_it_is(world: World) -> None:
 
 def test_a_dry_run_shows_the_same_and_changes_nothing(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: 6})
     ingest(world)
     lose_ledger(world)
@@ -225,7 +225,7 @@ def test_a_dry_run_shows_the_same_and_changes_nothing(world: World) -> None:
 def test_it_asks_before_it_writes(world: World) -> None:
     world.customer()
     world.metric()
-    world.imports()
+    world.imported()
     refused = command("rebuild", env=variables(world), answer="n\n")
     assert refused.status == 1
     assert "holds 0 events" in refused.err
@@ -238,7 +238,7 @@ def test_groups_come_back_with_their_nulls_and_their_strange_keys(world: World) 
     metric = world.metric(group_keys=[["région 1", "data%center"], ["région 1"]])
     highest = world.metric("MAX", name="Peak", group_keys=[["région 1"]])
     plain = world.metric(name="Plain")
-    world.imports()
+    world.imported()
     groups: list[dict[str, str]] = [
         {"région 1": "eu west", "data%center": "日本"},
         {"région 1": "eu west"},
@@ -258,7 +258,7 @@ def test_groups_come_back_with_their_nulls_and_their_strange_keys(world: World) 
     assert len(slices) == 4
 
     lose_everything(world)
-    world.imports()
+    world.imported()
     done = rebuild(world, GROUPED_USAGE_ENABLED="true")
     assert done.status == 0, done.err
     assert account(world) == before
@@ -280,7 +280,7 @@ def test_a_group_whose_keys_changed_since_is_still_corrected_with_its_own_proper
     world.environment["GROUPED_USAGE_ENABLED"] = "true"
     customer = world.customer()
     metric = world.metric(group_keys=[["region"]])
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5, region="eu")
     ingest(world, 3, job="ingest_grouped_usage")
     # As it was billed by another way to group: with a key that is null, and is not declared any more.
@@ -298,7 +298,7 @@ def test_a_group_whose_keys_changed_since_is_still_corrected_with_its_own_proper
 
 def test_events_of_other_origin_are_adopted_and_only_the_difference_is_sent(world: World) -> None:
     customer, metric = world.customer("Gnädig"), world.metric()
-    world.imports()
+    world.imported()
     same, less, mixed = 1, 2, 3
     world.use_hours(customer, metric, {same: 5, less: 9, mixed: 4})
     for hour, number in ((same, 5), (less, 6)):
@@ -324,7 +324,7 @@ def test_maxima_and_groups_of_other_origin_are_adopted_into_their_slots(world: W
     world.environment["GROUPED_USAGE_ENABLED"] = "true"
     customer = world.customer()
     highest = world.metric("MAX", name="Peak", group_keys=[["region", "tier"]])
-    world.imports()
+    world.imported()
     world.use(customer, highest, 1, 10, region="eu")
     world.use(customer, highest, 2, 7, region="eu", tier="a")
     foreign(world, customer, highest, 1, 40, "native-0000000001", region="eu")
@@ -346,7 +346,7 @@ def test_maxima_and_groups_of_other_origin_are_adopted_into_their_slots(world: W
 def test_what_cannot_be_adopted_is_listed_by_name(world: World) -> None:
     customer, stranger = world.customer(), world.customer("Stranger")
     metric, grouped = world.metric(), world.metric(name="Jobs", group_keys=[["region"]])
-    world.imports()
+    world.imported()
     foreign(world, customer, metric, 1.5, 3, "half-past-one")
     foreign(world, stranger, metric, 1, 3, "of-a-stranger")
     foreign(world, customer, grouped, 1, 2, "adopted-0001", region="eu")
@@ -361,7 +361,7 @@ def test_what_cannot_be_adopted_is_listed_by_name(world: World) -> None:
 
 def test_a_used_reference_is_never_used_again(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: 6})
     ingest(world)
     by_hour = dict(world.sql("SELECT extract(hour FROM start_at)::int, reference FROM ledger.events"))
@@ -384,7 +384,7 @@ def test_a_used_reference_is_never_used_again(world: World) -> None:
 
 def test_two_live_copies_are_listed_and_neither_is_deleted(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.solvimon.set(reference_idempotency="off")
     world.use(customer, metric, 1, 5)
     ingest(world)
@@ -404,7 +404,7 @@ def test_two_live_copies_are_listed_and_neither_is_deleted(world: World) -> None
 
 def test_a_restored_backup_gains_what_was_sent_since_and_is_read_again(world: World) -> None:
     customer, metric, highest = world.customer(), world.metric(), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: 6})
     falling = world.use(customer, highest, 1, 40)
     ingest(world)
@@ -441,7 +441,7 @@ def test_a_restored_backup_gains_what_was_sent_since_and_is_read_again(world: Wo
 
 def test_what_waited_in_a_backup_is_settled_by_what_solvimon_has(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, dict.fromkeys(range(4), 10))
     world.ingest_and_die("before_sending")
     assert [state for *_, state in world.events()] == ["sending"] * 4
@@ -470,7 +470,7 @@ def test_what_waited_in_a_backup_is_settled_by_what_solvimon_has(world: World) -
 
 def test_a_deletion_that_waited_in_a_backup_is_found_done(world: World) -> None:
     customer, metric = world.customer(), world.metric("MAX")
-    world.imports()
+    world.imported()
     falling = world.use(customer, metric, 1, 40)
     world.use(customer, metric, 1, 10)
     ingest(world)
@@ -490,7 +490,7 @@ def test_a_deletion_that_waited_in_a_backup_is_found_done(world: World) -> None:
 
 def test_what_was_planned_against_an_empty_ledger_gives_way(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: 6})
     foreign(world, customer, metric, 1, 5, "native-0000000001")
     # A run that came before the rebuild, and died between its plan and its first claim.
@@ -511,7 +511,7 @@ def test_what_the_ledger_has_and_solvimon_has_otherwise_is_listed_and_restated_o
     world: World,
 ) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: 6, 3: 7})
     ingest(world)
     by_hour = dict(world.sql("SELECT extract(hour FROM start_at)::int, reference FROM ledger.events"))
@@ -539,7 +539,7 @@ def test_what_the_ledger_has_and_solvimon_has_otherwise_is_listed_and_restated_o
 
 def test_a_ledger_that_would_count_otherwise_is_not_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: 6})
     ingest(world)
     lose_ledger(world)
@@ -555,7 +555,7 @@ def test_a_ledger_that_would_count_otherwise_is_not_written(world: World, monkey
 def test_the_slicing_that_was_billed_of_late_is_recovered_and_told_where_the_settings_disagree(world: World) -> None:
     customer = world.customer()
     switched, by_day = world.metric(group_keys=[["region"]]), world.metric(name="Users")
-    world.imports()
+    world.imported()
     world.use(customer, switched, 1, 5, region="eu")
     ingest(world)
     on: Any = {"GROUPED_USAGE_ENABLED": "true"}
@@ -578,7 +578,7 @@ def test_the_slicing_that_was_billed_of_late_is_recovered_and_told_where_the_set
 
 def test_another_pairs_events_on_the_same_platform_are_left_alone(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     ingest(world)
     ((reference,),) = world.sql("SELECT reference FROM ledger.events")
@@ -601,7 +601,7 @@ def test_without_the_imports_it_says_what_to_run_first(accounts: World) -> None:
 def test_it_never_works_beside_a_run(world: World, lock: int) -> None:
     world.customer()
     world.metric()
-    world.imports()
+    world.imported()
     with psycopg.connect(world.database_url, autocommit=True) as run:
         run.execute("SELECT pg_advisory_lock(%s, 1)", [lock])
         refused = rebuild(world)
@@ -613,7 +613,7 @@ def test_it_never_works_beside_a_run(world: World, lock: int) -> None:
 def test_five_thousand_events_are_made_again(world: World) -> None:
     customers = [world.customer(f"Customer {number}") for number in range(50)]
     metric = world.metric()
-    world.imports()
+    world.imported()
     for customer in customers:
         world.use_hours(customer, metric, {hour: hour + 1 for hour in range(100)})
     ingest(world, 99)
@@ -627,7 +627,7 @@ def test_five_thousand_events_are_made_again(world: World) -> None:
 
 def test_what_a_person_deleted_is_closed_although_its_slot_was_released_before(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     run = world.ingest().run_id
     assert command("revert", "run", run, "--yes", env=variables(world)).status == 0
@@ -648,7 +648,7 @@ def test_what_a_person_deleted_is_not_sent_again_by_a_backup_that_forgot_it(
     proved: bool,
 ) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     if proved:
         world.prove_deduplication()
     world.use(customer, metric, 1, 5)
@@ -671,13 +671,13 @@ def test_what_a_person_deleted_is_not_sent_again_by_a_backup_that_forgot_it(
 def test_a_change_to_a_recovered_hour_may_be_late(world: World) -> None:
     world.at(START + timedelta(days=1))
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     ingest(world)
     world.at(START + timedelta(days=40))
     world.use(customer, metric, 1, 2)
     lose_everything(world)
-    world.imports()
+    world.imported()
     assert rebuild(world).status == 0
     ingest(world, LATE_USAGE="hold")
     assert world.events() == [("usage", 0, Decimal(5), "delivered"), ("correction", 1, Decimal(2), "held")]

@@ -96,7 +96,7 @@ def refusing(world: World, metric: str, hours: Mapping[int, Any], customer: str)
 def test_equal_sides_are_equal_to_the_last_digit_and_proved_by_day_or_by_event(world: World) -> None:
     customer = world.customer("Acme Ltd")
     calls, peak = world.metric(), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     world.use_hours(customer, calls, {1: LONG, 2: "-0.000000000001", 23: 3})
     world.use_hours(customer, peak, {1: 0, 5: "7.5"})
     ingest(world)
@@ -128,7 +128,7 @@ def test_equal_sides_are_equal_to_the_last_digit_and_proved_by_day_or_by_event(w
 
 def test_hours_count_where_the_bounds_are_no_midnights(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 8: 7, 23: 11})
     ingest(world)
     world.use(customer, metric, 1, 1)
@@ -141,7 +141,7 @@ def test_hours_count_where_the_bounds_are_no_midnights(world: World) -> None:
 def test_each_reason_is_named_with_its_exact_amount(world: World) -> None:
     customer = world.customer()
     metric = world.metric()
-    world.imports()
+    world.imported()
     refusing(world, metric, {1: None}, customer)
     transaction = world.use(customer, metric, 2, 5000)
     world.use_hours(customer, metric, {1: "5.5", 4: 40})
@@ -170,7 +170,7 @@ def test_each_reason_is_named_with_its_exact_amount(world: World) -> None:
 
 def test_what_was_never_read_is_listed_by_day_and_what_was_dropped_stays_listed(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     refusing(world, metric, {1: None}, customer)
     world.use_hours(customer, metric, {1: 5, 30: 9})
     ingest(world)
@@ -184,7 +184,7 @@ def test_what_was_never_read_is_listed_by_day_and_what_was_dropped_stays_listed(
 
 def test_planned_events_that_have_not_left_are_not_delivered_yet(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     world.solvimon.faults({"method": "POST", "path": "/v1/events/*", "kind": "status_503", "rate": 1, "times": None})
     assert not world.ingest(0, 23).success
@@ -197,7 +197,7 @@ def test_planned_events_that_have_not_left_are_not_delivered_yet(world: World) -
 def test_a_metric_that_is_refused_is_named_with_why(world: World) -> None:
     customer = world.customer()
     unique = world.metric("UNIQUE", name="Users")
-    world.imports()
+    world.imported()
     for hour in (1, 2):
         world.use(customer, unique, hour, "ana")
     ingest(world)
@@ -217,7 +217,7 @@ def test_metrics_whose_days_do_not_add_up_are_compared_by_hour_alone(world: Worl
     customer = world.customer()
     unique = world.metric("UNIQUE", name="Users")
     chosen = json.dumps({unique: "SUM"})
-    world.imports(METRIC_CALCULATIONS=chosen)
+    world.imported(METRIC_CALCULATIONS=chosen)
     for hour in (1, 2):
         world.use(customer, unique, hour, "ana")
     ingest(world, METRIC_CALCULATIONS=chosen)
@@ -232,7 +232,7 @@ def test_metrics_whose_days_do_not_add_up_are_compared_by_hour_alone(world: Worl
 def test_maxima_that_differ_say_so_and_nothing_is_no_number(world: World) -> None:
     customer = world.customer()
     metric = world.metric("MAX")
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 10, 2: 4})
     ingest(world)
     world.use(customer, metric, 1, "12.5")
@@ -249,7 +249,7 @@ def test_grouped_usage_is_compared_by_its_totals_and_events_with_their_propertie
     customer = world.customer()
     summed = world.metric("SUM", group_keys=[["region"]])
     highest = world.metric("MAX", name="Peak", group_keys=[["region"]])
-    world.imports()
+    world.imported()
     for metric in (summed, highest):
         for value, where in ((5, "eu"), (7, "us west"), (9, "")):
             world.use(customer, metric, 1, value, region=where)
@@ -266,7 +266,7 @@ def test_grouped_usage_is_compared_by_its_totals_and_events_with_their_propertie
 
 def test_deleted_foreign_and_changed_events_are_listed_by_reference_and_left_alone(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: "5.25", 2: 7, 3: 9})
     ingest(world)
     deleted = reference(world, customer, metric, 1)
@@ -305,7 +305,7 @@ def test_deleted_foreign_and_changed_events_are_listed_by_reference_and_left_alo
 def test_events_that_no_subscription_bills_are_listed_and_are_no_other_difference(world: World) -> None:
     world.solvimon.set(match_all=False)
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: "2.5"})
     ingest(world)
     answer = compared(world, "--all")
@@ -319,7 +319,7 @@ def test_events_that_no_subscription_bills_are_listed_and_are_no_other_differenc
 
 def test_a_duplicate_counts_what_the_original_holds(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.solvimon.set(duplicate_flag_sync=False, matching="manual")
     world.use_hours(customer, metric, {1: 5, 2: 6})
     refusing(world, metric, {}, customer)
@@ -340,7 +340,7 @@ def test_a_duplicate_counts_what_the_original_holds(world: World) -> None:
 def test_a_pair_that_cannot_be_read_is_listed_and_the_others_are_compared(world: World) -> None:
     customers = [world.customer(f"Customer {number}") for number in range(2)]
     metrics = [world.metric(name=f"Metric {number}") for number in range(2)]
-    world.imports()
+    world.imported()
     for customer in customers:
         for metric in metrics:
             world.use(customer, metric, 1, 5)
@@ -359,7 +359,7 @@ def test_a_pair_that_cannot_be_read_is_listed_and_the_others_are_compared(world:
 def test_archived_customers_and_metrics_are_compared_too(world: World) -> None:
     customer = world.customer("Gone")
     metric = world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     ingest(world)
     world.metronome.call("POST", "/v1/customers/archive", {"id": customer})
@@ -373,7 +373,7 @@ def test_archived_customers_and_metrics_are_compared_too(world: World) -> None:
 def test_nothing_from_before_a_cut_over_is_compared(world: World) -> None:
     customer, metric = world.customer(), world.metric()
     late = json.dumps({customer: "2026-01-05T06:00Z"})
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 100, 7: 5})
     ingest(world, CUSTOMER_USAGE_STARTS=late)
     answer = compared(world, "--all", first="2026-01-01", CUSTOMER_USAGE_STARTS=late)
@@ -383,7 +383,7 @@ def test_nothing_from_before_a_cut_over_is_compared(world: World) -> None:
 
 def test_what_no_reason_explains_makes_the_status_1(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: 6})
     ingest(world)
     world.sql("INSERT INTO ledger.restatements SELECT event_id, 4 FROM ledger.events WHERE number = 5")
@@ -398,7 +398,7 @@ def test_what_no_reason_explains_makes_the_status_1(world: World) -> None:
 def test_an_event_that_vanished_or_counts_twice_in_solvimon_is_found_by_reading_it_back(world: World) -> None:
     world.solvimon.set(reference_idempotency="off")
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: 6})
     ingest(world)
     theirs = {"customer_reference": customer, "meter_reference": metric, "timestamp": "2026-01-05T01:00:00Z"}
@@ -416,7 +416,7 @@ def test_an_event_that_vanished_or_counts_twice_in_solvimon_is_found_by_reading_
 
 def test_a_maximum_whose_deletion_was_given_up_stays_listed(world: World) -> None:
     customer, metric = world.customer(), world.metric("MAX")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 10)
     transaction = world.use(customer, metric, 1, 40)
     ingest(world)
@@ -441,7 +441,7 @@ def test_a_maximum_whose_deletion_was_given_up_stays_listed(world: World) -> Non
 
 def test_a_maximum_that_was_deleted_and_sent_anew_is_equal_event_by_event(world: World) -> None:
     customer, metric = world.customer(), world.metric("MAX")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 10)
     transaction = world.use(customer, metric, 1, 40)
     ingest(world)
@@ -457,7 +457,7 @@ def test_hours_whose_groups_contradict_their_total_are_named(world: World) -> No
     world.environment["GROUPED_USAGE_ENABLED"] = "true"
     customer = world.customer()
     metric = world.metric("MAX", group_keys=[["region"]])
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5, region="eu")
     ingest(world, job="ingest_grouped_usage")
     # As Metronome's two reads would, if one were behind the other: the highest group is above its own total.
@@ -473,7 +473,7 @@ def test_hours_whose_groups_contradict_their_total_are_named(world: World) -> No
 
 def test_a_harmless_duplicate_is_no_difference(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     ingest(world)
     theirs = {"customer_reference": customer, "meter_reference": metric, "timestamp": "2026-01-05T01:00:00Z"}
@@ -488,7 +488,7 @@ def test_a_harmless_duplicate_is_no_difference(world: World) -> None:
 def test_every_customer_is_read_back_page_by_page_and_only_the_range_is_compared(world: World) -> None:
     customers = [world.customer(f"Customer {number}") for number in range(3)]
     metric = world.metric()
-    world.imports()
+    world.imported()
     for customer in customers:
         world.use_hours(customer, metric, {hour: hour + 1 for hour in range(72)})
     result = world.ingest(0, 71)
@@ -507,7 +507,7 @@ def test_every_customer_is_read_back_page_by_page_and_only_the_range_is_compared
 
 def test_late_changes_that_are_held_and_runs_that_were_reverted_are_named(world: World) -> None:
     customer, held, other = world.customer(), world.metric(), world.metric(name="Other")
-    world.imports()
+    world.imported()
     world.use_hours(customer, held, {1: 5})
     world.use_hours(customer, other, {1: 30})
     result = world.ingest(0, 23)
@@ -526,7 +526,7 @@ def test_metrics_billed_by_period_to_date_are_compared_by_the_increase_of_each_d
     customer = world.customer()
     unique = world.metric("UNIQUE", name="Users")
     chosen = json.dumps({unique: "PERIOD_TO_DATE"})
-    world.imports(METRIC_CALCULATIONS=chosen)
+    world.imported(METRIC_CALCULATIONS=chosen)
     for hour, who in ((1, "ana"), (25, "ana"), (26, "ben"), (27, "cem")):
         world.use(customer, unique, hour, who)
     days = {"dagster/asset_partition_range_start": "2026-01-05", "dagster/asset_partition_range_end": "2026-01-07"}
@@ -547,7 +547,7 @@ def test_metrics_billed_by_period_to_date_are_compared_by_the_increase_of_each_d
 
 def test_an_unreadable_list_of_solvimons_makes_the_status_1(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     ingest(world)
     everything = world.solvimon.call("GET", "/v1/events")

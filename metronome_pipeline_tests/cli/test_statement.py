@@ -51,7 +51,7 @@ def _index(folder: str = "statement-2026-01", ending: str = "csv") -> Rows:
 
 def test_a_statement_holds_every_slot_its_corrections_and_where_they_are_billed(world: World) -> None:
     customer, calls, peak = world.customer(), world.metric(name="Calls"), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     world.solvimon.call("POST", "/_sandbox/subscriptions", {"customer_reference": customer})
     world.use(customer, calls, 1, "5.50")
     world.use(customer, peak, 1, 10)
@@ -97,7 +97,7 @@ def test_csv_and_parquet_hold_the_same_lines_under_the_same_digests(world: World
     customer = world.customer("=cmd|' /C calc'!A0")
     metric = world.metric(name="'+quoted", group_keys=[["region"]])
     grouped = {"GROUPED_USAGE_ENABLED": "true"}
-    world.imports(**grouped)
+    world.imported(**grouped)
     exact = "123456789012345678901234567890.000000000000000000000000000001"
     world.use(customer, metric, 1, exact, region="日本")
     world.use(customer, metric, 1, -7, region='a,"b"\r\nc')
@@ -131,7 +131,7 @@ def test_csv_and_parquet_hold_the_same_lines_under_the_same_digests(world: World
 
 def test_equal_statements_have_equal_digests_and_another_number_another_one(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     _ingest(world)
     made = [_state(world, "--output", folder) for folder in ("one", "two")]
@@ -145,7 +145,7 @@ def test_equal_statements_have_equal_digests_and_another_number_another_one(worl
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_changed_file_is_noticed(world: World, ending: str) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     _ingest(world)
     done = _state(world, "--format", ending)
@@ -172,7 +172,7 @@ def test_a_changed_file_is_noticed(world: World, ending: str) -> None:
 
 def test_totals_in_a_trailer_cannot_be_changed_unnoticed(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     _ingest(world)
     _state(world)
@@ -191,7 +191,7 @@ def test_totals_in_a_trailer_cannot_be_changed_unnoticed(world: World) -> None:
 
 def test_what_keeps_sides_apart_is_counted_beside_the_totals(world: World) -> None:
     customer, metric, other = world.customer("Gnädig & Söhne"), world.metric(), world.metric("UNIQUE", name="Seats")
-    world.imports()
+    world.imported()
     ((refused,),) = world.sql(
         "SELECT ledger.event_reference(%s, %s, '2026-01-05T01:00Z', '2026-01-05T02:00Z', 'total', 0)", customer, metric
     )
@@ -227,7 +227,7 @@ def test_what_keeps_sides_apart_is_counted_beside_the_totals(world: World) -> No
 
 def test_an_event_that_the_list_lacks_is_asked_for_by_its_reference(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     _ingest(world)
     (event,) = world.solvimon.call("GET", "/v1/events")["data"]
@@ -243,7 +243,7 @@ def test_names_are_safe_in_the_file_system(world: World) -> None:
     names = ["../../etc/passwd", "Ünïcode 株式会社 / \\ : *", "", "." * 300, "हिन्दी ॐ", "a\u202eb\x1b[31m"]
     metric = world.metric()
     customers = {world.customer(name): name for name in names}
-    world.imports()
+    world.imported()
     for customer in customers:
         world.use(customer, metric, 1, 1)
     _ingest(world)
@@ -262,7 +262,7 @@ def test_names_are_safe_in_the_file_system(world: World) -> None:
 
 def test_without_traces_no_event_is_traced(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.solvimon.call("POST", "/_sandbox/subscriptions", {"customer_reference": customer})
     world.use_hours(customer, metric, dict.fromkeys(range(5), 1))
     _ingest(world)
@@ -277,7 +277,7 @@ def test_without_traces_no_event_is_traced(world: World) -> None:
 def test_the_month_is_the_billing_period_and_customers_are_chosen_by_id_or_name(world: World) -> None:
     first, second = world.customer("Acme"), world.customer("Acme")
     third, metric = world.customer("Other"), world.metric()
-    world.imports()
+    world.imported()
     for customer in (first, second, third):
         world.use(customer, metric, 1, 5)
     _ingest(world)
@@ -300,7 +300,7 @@ def test_a_period_under_way_is_stated_up_to_its_last_closed_hour(world: World) -
     # First of all: the pace of the account is a moment of this time.
     world.at(START.replace(hour=4, minute=20))
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     world.use(customer, metric, 4, 7)
     result = world.ingest(0, 3)
@@ -316,7 +316,7 @@ def test_a_customer_that_keeps_changing_is_named_and_the_others_are_stated(
 ) -> None:
     still, moving = world.customer("Still"), world.customer("Moving")
     metric = world.metric()
-    world.imports()
+    world.imported()
     for customer in (still, moving):
         world.use(customer, metric, 1, 5)
     _ingest(world)
@@ -336,7 +336,7 @@ def test_a_customer_that_keeps_changing_is_named_and_the_others_are_stated(
 def test_hours_that_do_not_add_up_are_compared_as_they_are_billed(world: World) -> None:
     customer, metric = world.customer(), world.metric("UNIQUE")
     by_hour = {"METRIC_CALCULATIONS": f'{{"{metric}": "SUM"}}'}
-    world.imports(**by_hour)
+    world.imported(**by_hour)
     for hour in (1, 2):
         world.use(customer, metric, hour, "the same")
     _ingest(world, **by_hour)

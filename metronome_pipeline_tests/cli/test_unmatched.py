@@ -47,7 +47,7 @@ def _listed(world: World, *arguments: str) -> list[dict[str, Any]]:
 def test_usage_without_subscription_is_listed_by_customer_and_metric(world: World) -> None:
     billed, none, partly = world.customer("Billed"), world.customer("Größe 株式会社"), world.customer("Partly")
     calls, peak = world.metric(name="Calls"), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     _subscribe(world, billed)
     _subscribe(world, partly, calls)
     for customer in (billed, none, partly):
@@ -79,7 +79,7 @@ def test_usage_without_subscription_is_listed_by_customer_and_metric(world: Worl
 
 def test_deleted_events_and_those_of_other_meters_are_not_listed(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     _ingest(world)
     (event,) = world.stored_events()
@@ -99,7 +99,7 @@ def test_deleted_events_and_those_of_other_meters_are_not_listed(world: World) -
 
 def test_what_was_unmatched_is_matched_once_the_subscription_is_there(world: World) -> None:
     customer, other, metric = world.customer("Mended"), world.customer("Not yet"), world.metric()
-    world.imports()
+    world.imported()
     for one in (customer, other):
         world.use(one, metric, 1, 5)
         world.use(one, metric, 4, 2)
@@ -131,7 +131,7 @@ def test_what_was_unmatched_is_matched_once_the_subscription_is_there(world: Wor
 
 def test_without_wait_solvimon_is_asked_and_left_to_its_work(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     _ingest(world)
     world.solvimon.set(reprocessing="manual")
@@ -146,8 +146,8 @@ def test_without_wait_solvimon_is_asked_and_left_to_its_work(world: World) -> No
 
 def test_a_customer_that_is_refused_is_named_and_the_others_are_asked_for(world: World) -> None:
     first, second, metric = world.customer("First"), world.customer("Second"), world.metric()
-    world.imports()
-    world.imports()
+    world.imported()
+    world.imported()
     for one in (first, second):
         world.use(one, metric, 1, 5)
     _ingest(world)

@@ -69,7 +69,7 @@ def test_the_example_reads_contracts_and_lists_those_without_a_subscription(
         world.customer(name, id=f"00000000-0000-4000-8000-00000000000{number}")
         for number, name in enumerate(("Billed", "Unbilled", "Former"))
     )
-    world.imports()
+    world.imported()
     for statement in _blocks("sql"):
         world.sql(statement)
     world.solvimon.call("POST", "/_sandbox/subscriptions", {"customer_reference": billed})
@@ -93,7 +93,7 @@ def test_the_example_reads_contracts_and_lists_those_without_a_subscription(
 
 def test_a_read_that_is_cut_short_leaves_what_was_known(world: World, contracts: ModuleType) -> None:
     customer = world.customer()
-    world.imports()
+    world.imported()
     for statement in _blocks("sql"):
         world.sql(statement)
     _answer(world, {"data": [_contract(1, customer)]})

@@ -37,7 +37,7 @@ def told(world: World) -> tuple[World, str, str]:
     world.solvimon.set(match_all=True)
     customer, metric = world.customer("Acme's"), world.metric(name="Calls")
     other = world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, dict.fromkeys(range(12), 500))
     world.use_hours(customer, other, {1: 7, 2: 9})
     _ingest(world)

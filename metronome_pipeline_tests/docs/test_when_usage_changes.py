@@ -50,7 +50,7 @@ def test_the_example_of_the_readme_holds(world: World, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     world.at(START)
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     said, counted, sent = Decimal(0), Decimal(0), 0
     for when, _, metronome, found_by, event, solvimon in _rows():
         moment = datetime.strptime(f"2026 {when}", "%Y %d %B, %H:%M").replace(tzinfo=UTC)

@@ -57,7 +57,7 @@ HOSTILE_ROWS = {
 def test_of_a_read_that_turns_hostile_on_its_second_page_nothing_is_planned(hostile: World) -> None:
     world = hostile
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     assert world.ingest(0, 3).success
     first = page(usage_row(customer, metric, 1, "7"), next_page='"second"')
@@ -101,7 +101,7 @@ HOSTILE_ECHOES: dict[str, Any] = {
 def test_an_answer_to_events_that_says_nonsense_leaves_each_counted_once(hostile: World) -> None:
     world = hostile
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.prove_deduplication()
     for hour, (name, body) in enumerate(HOSTILE_ECHOES.items()):
         world.use(customer, metric, hour, hour + 1)
@@ -119,7 +119,7 @@ def test_an_id_that_postgres_cannot_hold_is_kept_spelled_out(hostile: World) -> 
     """The event was taken: that must be written down, whatever it was called."""
     world = hostile
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     ends = (START.replace(hour=hour) for hour in (1, 2))
     ((reference,),) = world.sql("SELECT ledger.event_reference(%s, %s, %s, %s, 'total', 0)", customer, metric, *ends)
@@ -170,7 +170,7 @@ def test_what_solvimon_says_of_a_clash_is_quoted(hostile: World) -> None:
 def test_a_refusal_of_an_event_in_any_words_is_in_quarantine_and_quoted(hostile: World) -> None:
     world = hostile
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     evil = "\0\x1b[2J\u202e| a |\n|---|" + "x" * 5_000
     refusal = {"type": evil, "code": evil, "field": evil, "message": evil, "resource_type": evil, "resource_id": evil}

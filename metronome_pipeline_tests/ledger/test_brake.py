@@ -22,7 +22,7 @@ def test_a_moved_alias_holds_its_two_customers_until_a_person_lets_it_through(wo
     source, target = world.customer("Source", ingest_aliases=["moving"]), world.customer("Target")
     other = world.customer("Other")
     metric = world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use("moving", metric, 1, 1000)
     for customer in (target, other):
         world.use(customer, metric, 1, 1000)
@@ -48,7 +48,7 @@ def test_a_moved_alias_holds_its_two_customers_until_a_person_lets_it_through(wo
 
 def test_a_released_plan_lets_no_other_plan_through(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 1000)
     assert world.ingest().success
     world.use(customer, metric, 1, -500)
@@ -64,7 +64,7 @@ def test_a_released_plan_lets_no_other_plan_through(world: World) -> None:
 def test_what_is_held_stays_held_when_later_runs_are_about_other_hours(world: World) -> None:
     world.at(START + timedelta(days=2))
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 1000)
     assert world.ingest().success
     world.use(customer, metric, 1, -500)
@@ -83,7 +83,7 @@ def test_what_is_held_stays_held_when_later_runs_are_about_other_hours(world: Wo
 
 def test_a_held_plan_is_void_once_usage_is_back(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 1000)
     assert world.ingest().success
     world.use(customer, metric, 1, -500)
@@ -98,7 +98,7 @@ def test_a_held_plan_is_void_once_usage_is_back(world: World) -> None:
 
 def test_a_small_decrease_passes_whatever_its_share(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 90)
     assert world.ingest().success
     world.use(customer, metric, 1, -90)
@@ -109,7 +109,7 @@ def test_a_small_decrease_passes_whatever_its_share(world: World) -> None:
 def test_a_token_of_another_environment_plans_nothing_and_creates_nobody(world: World) -> None:
     customers = [world.customer(f"Customer {number}") for number in range(3)]
     metric = world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customers[0], metric, 1, 10)
     assert world.ingest().success
     before = world.events()

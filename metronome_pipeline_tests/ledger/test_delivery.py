@@ -17,7 +17,7 @@ INGEST = "/v1/events/ingest-batch"
 def account(world: World) -> tuple[str, str]:
     """A customer and a SUM metric, imported."""
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     return customer, metric
 
 
@@ -129,7 +129,7 @@ def test_a_quarantined_slot_takes_no_newer_event(world: World, account: tuple[st
 def test_usage_that_changed_in_quarantine_follows_with_the_next_run_of_any_hours(world: World, kind: str) -> None:
     world.at(START + timedelta(days=2))
     customer, metric = world.customer(), world.metric(kind)
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 10)
     reference = world.sql(
         "SELECT ledger.event_reference(%s, %s, '2026-01-05T01:00Z', '2026-01-05T02:00Z', 'total', 0)", customer, metric
@@ -201,7 +201,7 @@ def test_a_run_whose_claim_was_taken_over_writes_nothing_down(world: World, acco
 def test_an_inactive_meter_parks_its_events_in_one_decision(world: World, account: tuple[str, str]) -> None:
     customer, metric = account
     other = world.metric("SUM", name="Other")
-    world.imports()
+    world.imported()
     for each in (metric, other):
         world.use_hours(customer, each, dict.fromkeys(range(300), 1))
     world.solvimon.call("PATCH", f"/v1/meters/{metric}", {"status": "ARCHIVED"})

@@ -21,7 +21,7 @@ def _ingest(world: World, first: int = 0, last: int = 7) -> str:
 
 def test_a_wrong_backfill_is_taken_back_stays_so_and_comes_back_when_released(world: World) -> None:
     customer, metric, highest = world.customer(), world.metric(), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: 7})
     world.use_hours(customer, highest, {1: 5, 2: 7})
     run = _ingest(world)
@@ -56,7 +56,7 @@ def test_a_wrong_backfill_is_taken_back_stays_so_and_comes_back_when_released(wo
 
 def test_only_what_the_run_added_is_taken_back(world: World) -> None:
     customer, metric, highest = world.customer(), world.metric(), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     for each in (metric, highest):
         world.use(customer, each, 1, 5)
     _ingest(world)
@@ -73,7 +73,7 @@ def test_only_what_the_run_added_is_taken_back(world: World) -> None:
 
 def test_a_maximum_that_the_run_lowered_goes_back_to_what_it_was(world: World) -> None:
     customer, metric = world.customer(), world.metric("MAX")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 4)
     highest = world.use(customer, metric, 1, 9)
     _ingest(world)
@@ -87,7 +87,7 @@ def test_a_maximum_that_the_run_lowered_goes_back_to_what_it_was(world: World) -
 
 def test_a_slot_that_was_corrected_since_is_refused_by_name_and_the_others_go_on(world: World) -> None:
     customer, metric = world.customer("Acme"), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 2: 7})
     run = _ingest(world)
     world.use(customer, metric, 1, 1)
@@ -102,7 +102,7 @@ def test_a_slot_that_was_corrected_since_is_refused_by_name_and_the_others_go_on
 
 def test_a_slot_with_an_event_under_way_is_refused(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     ((reference,),) = world.sql(
         "SELECT ledger.event_reference(%s, %s, %s, %s + interval '1 hour', 'total', 0)", customer, metric, START, START
     )
@@ -116,7 +116,7 @@ def test_a_slot_with_an_event_under_way_is_refused(world: World) -> None:
 
 
 def test_an_unknown_run_is_wrong_use(world: World) -> None:
-    world.imports()
+    world.imported()
     assert command("revert", "run", "no-such-run", env=variables(world)).status == 2
     assert command("revert", "release", "no-such-run", env=variables(world)).status == 2
 
@@ -124,7 +124,7 @@ def test_an_unknown_run_is_wrong_use(world: World) -> None:
 def test_groups_are_taken_back_with_their_own_properties(world: World) -> None:
     customer, metric = world.customer(), world.metric(group_keys=[["region"]])
     world.environment["GROUPED_USAGE_ENABLED"] = "true"
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5, region="eu")
     world.use(customer, metric, 1, 3, region="us")
     result = world.ingest(job="ingest_grouped_usage")
@@ -137,7 +137,7 @@ def test_groups_are_taken_back_with_their_own_properties(world: World) -> None:
 def test_usage_that_was_taken_back_is_not_billed_as_another_group(world: World) -> None:
     customer, metric = world.customer(), world.metric(group_keys=[["region"]])
     world.environment["GROUPED_USAGE_ENABLED"] = "true"
-    world.imports()
+    world.imported()
     moving = world.use(customer, metric, 1, 5, region="eu")
     run = world.ingest(job="ingest_grouped_usage").run_id
     assert command("revert", "run", run, "--yes", env=variables(world)).status == 0
@@ -155,7 +155,7 @@ def test_usage_that_was_taken_back_is_not_billed_as_another_group(world: World) 
 
 def test_usage_that_was_taken_back_is_not_billed_through_another_slicing(world: World) -> None:
     customer, metric = world.customer(), world.metric(group_keys=[["region"]])
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5, region="eu")
     run = _ingest(world)
     assert command("revert", "run", run, "--yes", env=variables(world)).status == 0

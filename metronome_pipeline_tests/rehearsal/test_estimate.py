@@ -75,7 +75,7 @@ def a_month_of_usage(world: World) -> None:
         (world.metric("SUM", name=f"Grouped {number}", id=_id(ids), group_keys=[["region"]]), True)
         for number in range(GROUPED)
     ]
-    world.imports()
+    world.imported()
     for customer in customers:
         events: list[dict[str, Any]] = []
         for metric, grouped in metrics:
@@ -121,7 +121,7 @@ def test_the_estimate_of_a_month_is_within_two_percent_of_what_it_takes_for_both
 def test_pages_of_other_sizes_are_noticed(world: World, knobs: dict[str, Any], pages: Pages) -> None:
     world.metronome.set(**knobs)
     customers, metrics = [world.customer(f"{n}") for n in range(3)], [world.metric(name=f"{n}") for n in range(2)]
-    world.imports()
+    world.imported()
     for customer in customers:
         for metric in metrics:
             world.use_hours(customer, metric, dict.fromkeys(range(24 * 31), 1))
@@ -132,7 +132,7 @@ def test_pages_of_other_sizes_are_noticed(world: World, knobs: dict[str, Any], p
 
 def test_an_estimate_of_what_is_done_already_sends_nothing(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, dict.fromkeys(range(48), 1))
     days = Window(START, START + timedelta(days=2))
     assert estimated(world, days).requests.solvimon == 1

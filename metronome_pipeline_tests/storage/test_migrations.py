@@ -189,7 +189,7 @@ def test_a_ledger_of_any_version_goes_on_and_nothing_is_sent_twice(world: World,
     customer, metric = world.customer(), world.metric()
     world.use_hours(customer, metric, {hour: 10 + hour for hour in range(8)})
     # The other side as it stood then: customers and meters are there.
-    world.imports()
+    world.imported()
     imported = [
         (table, json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
         for table in ("customers", "meters")
@@ -233,5 +233,5 @@ def test_a_ledger_of_before_is_not_taken_for_a_restored_one(world: World) -> Non
     old_world(world)
     with at_version(world.database_url, "0001_tables.sql") as connection:
         first_ledger(connection, world, world.customer(), world.metric())
-    world.imports()
+    world.imported()
     assert world.sql("SELECT restored_at FROM ledger.account_pairs") == [(None,)]

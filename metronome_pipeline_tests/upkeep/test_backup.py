@@ -61,7 +61,7 @@ def account(world: World, tmp_path: Path) -> tuple[World, str, str, Path]:
     """Eight hours were billed, then a backup was made; then eight more, and corrections of three of the sixteen."""
     customer, metric, file = world.customer(), world.metric(), tmp_path / "ledger.dump"
     world.use_hours(customer, metric, {hour: 100 + hour for hour in range(8)})
-    world.imports()
+    world.imported()
     ingest(world, 7)
     back_up(world.database_url, file)
     return world, customer, metric, file

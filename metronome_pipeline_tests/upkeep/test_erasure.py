@@ -28,7 +28,7 @@ def person(world: World) -> tuple[World, str, str]:
     for hour in range(4):
         world.use(customer, metric, hour, 10 + hour, user=VALUE, region="eu")
         world.use(customer, metric, hour, 1, user="somebody", region="us")
-    world.imports(**GROUPED)
+    world.imported(**GROUPED)
     result = world.ingest(0, 3, job="ingest_grouped_usage", **GROUPED)
     assert result.success, failure(result)
     return world, customer, metric
@@ -123,7 +123,7 @@ def test_later_imports_and_runs_do_not_bring_the_name_back(person: tuple[World, 
     archive(world, customer)
     assert erase(world, customer).status == 0
     world.solvimon.forget_requests()
-    world.imports(**GROUPED)
+    world.imported(**GROUPED)
     result = world.ingest(0, 3, job="ingest_grouped_usage", config={"look_back_days": 8, "fill_gaps": True}, **GROUPED)
     assert result.success, failure(result)
     assert world.run("sweep_usage", **GROUPED).success
@@ -177,7 +177,7 @@ def test_another_customer_is_left_alone(person: tuple[World, str, str]) -> None:
     world, customer, metric = person
     other = world.customer("Acme")
     world.use(other, metric, 1, 3, user="somebody", region="us")
-    world.imports(**GROUPED)
+    world.imported(**GROUPED)
     assert world.ingest(0, 3, job="ingest_grouped_usage", **GROUPED).success
     archive(world, customer)
     assert erase(world, customer).status == 0

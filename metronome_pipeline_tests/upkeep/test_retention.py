@@ -184,7 +184,7 @@ def old(world: World) -> tuple[World, str, str]:
     """An account whose first day was billed a hundred days ago."""
     customer, metric = world.customer(), world.metric()
     world.use_hours(customer, metric, {hour: 10 + hour for hour in range(24)})
-    world.imports()
+    world.imported()
     result = world.ingest(0, 23)
     assert result.success, failure(result)
     months_later(world)

@@ -45,7 +45,7 @@ def test_each_day_and_metric_has_its_amounts_and_what_waits_or_came_late_is_coun
     world.at(START + timedelta(days=6))
     customer, other = world.customer("Acme"), world.customer("Initech")
     calls, peak = world.metric(name="Calls"), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     world.use_hours(customer, calls, {3 * DAY: "1.25", 3 * DAY + 1: 10, 4 * DAY: 100, 5 * DAY: 1000})
     world.use_hours(other, calls, {3 * DAY: 20})
     world.use_hours(customer, peak, {3 * DAY: 7, 3 * DAY + 5: 9, 4 * DAY: 5})
@@ -93,7 +93,7 @@ def test_days_leave_after_35_and_a_reconciliation_is_told(world: World) -> None:
     world.at(START + timedelta(days=2, hours=1))
     world.solvimon.set(match_all=True)
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 1, DAY: 2})
     ingest(world, 2 * DAY - 1)
     days = {
@@ -113,7 +113,7 @@ def test_a_day_that_was_not_read_since_a_switch_does_not_count_as_different(worl
 
     world.at(START + timedelta(days=2))
     customer, metric = world.customer(), world.metric(group_keys=[["region"]])
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5})
     world.use(customer, metric, 30, 3, region="eu")
     ingest(world, 2 * DAY - 1)

@@ -56,7 +56,7 @@ def test_groups_arrive_as_properties_and_follow_every_change(world: World) -> No
     metric = world.metric("SUM", group_keys=[["region"]])
     compound = world.metric("COUNT", name="Jobs", group_keys=[["region", "data center"], ["region"]])
     plain = world.metric("SUM", name="Plain")
-    world.imports()
+    world.imported()
     for value, properties in (("1.5", {"region": "eu"}), (2, {"region": "us west"}), (4, {}), (8, {"region": ""})):
         world.use(customer, metric, 1, value, **properties)
     moving = world.use(customer, metric, 2, 10, region="eu")
@@ -110,7 +110,7 @@ def test_the_workflow_is_off_until_it_is_enabled_and_an_undeclared_key_is_refuse
     customer = world.customer()
     metric = world.metric("SUM", group_keys=[["region"], ["team"]])
     other = world.metric("SUM", name="Other", group_keys=[["team"]])
-    world.imports()
+    world.imported()
     for each in (metric, other):
         world.use(customer, each, 1, 3, region="eu", team="a")
     off = world.ingest(0, 3, job=JOB, GROUPED_USAGE_ENABLED="false")
@@ -137,7 +137,7 @@ def test_groups_that_are_cut_short_lower_nothing_and_the_rest_makes_the_total_ex
     customer = world.customer()
     summed = world.metric("SUM", group_keys=[["region", "team"]])
     highest = world.metric("MAX", name="Peak", group_keys=[["region", "team"]])
-    world.imports()
+    world.imported()
     for number in range(5):
         for metric in (summed, highest):
             world.use(customer, metric, 1, 10 + number, region=f"r{number}", team="a")
@@ -182,7 +182,7 @@ def test_a_switch_of_slicing_is_asked_for_and_no_total_ever_changes(world: World
     summed = world.metric("SUM", group_keys=keys)
     highest = world.metric("MAX", name="Peak", group_keys=keys)
     other = world.metric("SUM", name="Other", group_keys=[["region"]])
-    world.imports()
+    world.imported()
     metrics = (summed, highest)
     for metric in (*metrics, other):
         for hour in (1, 2, 30):
@@ -251,7 +251,7 @@ def test_a_pair_that_cannot_be_read_is_named_and_all_the_others_are_done(world: 
     customers = [world.customer(f"Customer {number}") for number in range(3)]
     keys = [["region"]] if job == JOB else []
     metrics = [world.metric("SUM", name=f"Metric {number}", group_keys=keys) for number in range(2)]
-    world.imports()
+    world.imported()
     for customer in customers:
         for metric in metrics:
             world.use(customer, metric, 1, 5, region="eu")
@@ -273,7 +273,7 @@ def test_a_pair_that_cannot_be_read_is_named_and_all_the_others_are_done(world: 
 
 def test_a_group_that_cannot_be_stored_is_billed_in_the_rest_and_reported(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM", group_keys=[["region"]])
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5, region="eu")
     world.use(customer, metric, 1, 3, region="a\0b")
     result = grouped(world)

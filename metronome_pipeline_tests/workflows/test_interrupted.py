@@ -12,12 +12,12 @@ def test_usage_of_a_new_customer_that_was_read_and_never_planned_is_still_billed
     config = {"look_back_days": 8, "fill_gaps": True}
     world.at(START + timedelta(days=24, minutes=30))
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 3, 1)
     assert world.ingest(0, 24 * DAY - 1).success
     new = world.customer("New")
     world.use_hours(new, metric, {5: 10, 9 * DAY: 20, 16 * DAY: 30})
-    world.imports()
+    world.imported()
     world.at(START + timedelta(days=24, hours=1, minutes=30))
     world.solvimon.faults({"path": "/v1/events*", "method": "POST", "kind": "status_401"})
     assert not world.ingest(24 * DAY, 24 * DAY, config=config).success

@@ -21,7 +21,7 @@ def billed(world: World) -> tuple[World, str, str]:
     """An hour of January with usage, and the seven after it without, read in January."""
     world.at(START + timedelta(days=1))
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     assert world.ingest().success
     return world, customer, metric
@@ -81,7 +81,7 @@ def test_a_held_change_waits_is_not_planned_again_and_leaves_when_a_person_says_
 def test_the_first_reading_of_a_range_is_not_late_however_old(world: World) -> None:
     world.at(FINAL + timedelta(days=20))
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     result = world.ingest(LATE_USAGE="hold")
     assert world.counted(customer, metric) == {1: 5}
@@ -91,7 +91,7 @@ def test_the_first_reading_of_a_range_is_not_late_however_old(world: World) -> N
 def test_a_switch_of_slicing_is_asked_for_and_never_late(billed: tuple[World, str, str]) -> None:
     world, customer, _ = billed
     metric = world.metric(group_keys=[["region"]], name="Sliced")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5, region="eu")
     assert world.ingest().success
     world.at(FINAL + timedelta(days=1))
@@ -118,7 +118,7 @@ def test_the_period_begins_on_its_anchor_day(billed: tuple[World, str, str], anc
 def test_a_late_fall_of_a_maximum_holds_its_deletion_and_its_successor(world: World) -> None:
     world.at(START + timedelta(days=1))
     customer, metric = world.customer(), world.metric("MAX")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 4)
     highest = world.use(customer, metric, 1, 9)
     assert world.ingest().success
@@ -132,7 +132,7 @@ def test_a_late_fall_of_a_maximum_holds_its_deletion_and_its_successor(world: Wo
 def test_a_maximum_that_was_dropped_needs_no_deletion_once_usage_falls_below_it(world: World) -> None:
     world.at(START + timedelta(days=1))
     customer, metric = world.customer(), world.metric("MAX")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 2)
     middle, highest = (world.use(customer, metric, 1, value) for value in (4, 9))
     assert world.ingest().success

@@ -54,7 +54,7 @@ def hourly(world: World, last_day: int) -> dg.ExecuteInProcessResult:
 def test_a_switch_corrects_hours_to_days_and_back_and_never_doubles(world: World) -> None:
     customer, metric = world.customer(), world.metric("UNIQUE")
     choose(world, "SUM", metric)
-    world.imports()
+    world.imported()
     for hour, user in ((1, "ann"), (2, "ann"), (2, "bob"), (30, "ann"), (50, "cid"), (75, "ann")):
         world.use(customer, metric, hour, user)
     world.at(day(3) + 4 * LATER)
@@ -97,7 +97,7 @@ def test_hours_of_the_cut_overs_day_are_taken_back_by_a_switch(world: World) -> 
     customer, metric = world.customer(), world.metric("UNIQUE")
     world.environment["USAGE_START"] = (START + DAY / 4).isoformat()
     choose(world, "SUM", metric)
-    world.imports()
+    world.imported()
     for hour, user in ((7, "ann"), (25, "bob"), (26, "bob")):
         world.use(customer, metric, hour, user)
     world.at(day(2) + LATER)
@@ -112,7 +112,7 @@ def test_hours_of_the_cut_overs_day_are_taken_back_by_a_switch(world: World) -> 
 def test_a_maximum_by_the_hour_becomes_days_once_its_meter_has_a_sum(world: World) -> None:
     customer, metric = world.customer(), world.metric("LATEST")
     choose(world, "MAX", metric)
-    world.imports()
+    world.imported()
     for hour, seats in ((1, 9), (2, 4), (30, 6)):
         world.use(customer, metric, hour, seats)
     world.at(day(1) + LATER)
@@ -121,12 +121,12 @@ def test_a_maximum_by_the_hour_becomes_days_once_its_meter_has_a_sum(world: Worl
     switch(world, metric, "period_to_date")
     bill_by_period(world, metric)
     assert "run import_meters" in refused(run_days(world, 0, at=day(1) + 2 * LATER), "period_usage")[metric]
-    world.imports()
+    world.imported()
     close(world, 1)
     assert days_billed(world, customer, metric) == {0: 4, 1: 2}
     switch(world, metric, "ungrouped")
     choose(world, "MAX", metric)
-    world.imports()
+    world.imported()
     assert world.ingest(0, 47).success
     truth = world.solvimon.call("GET", "/_sandbox/truth", customer_reference=customer, meter_reference=metric)["rows"]
     highest = {(datetime.fromisoformat(row["timestamp"]) - START) // LATER: Decimal(row["max"]) for row in truth}
@@ -143,7 +143,7 @@ def test_a_choice_that_does_not_fit_its_metric_is_refused_by_name(world: World) 
         "METRIC_SLICINGS": json.dumps({grouped: ["region"]}),
         "GROUPED_USAGE_ENABLED": "true",
     }
-    world.imports()
+    world.imported()
     for metric in (total, peak, agreeing, grouped, fitting):
         world.use(customer, metric, 1, 5, region="eu")
     world.at(day(1) + LATER)
@@ -176,7 +176,7 @@ def test_a_metric_and_a_customer_that_come_later_get_their_periods_since_the_cut
         sandbox={"aggregation_type": "UNIQUE", "aggregation_key": "value"},
     )
     bill_by_period(world, metric)
-    world.imports()
+    world.imported()
     world.use(first, metric, 1, "ann")
     world.use(first, metric, 24 * 30, "bob")
     result = run_days(world, 0, 69)
@@ -202,7 +202,7 @@ def test_a_metric_and_a_customer_that_come_later_get_their_periods_since_the_cut
 def test_archived_customers_and_metrics_are_still_billed_until_late_usage_has_passed(world: World) -> None:
     customer, metric = world.customer(), world.metric("UNIQUE")
     bill_by_period(world, metric)
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, "ann")
     world.customer(id=customer, archived_at=day(1).isoformat())
     world.metric("UNIQUE", id=metric, archived_at=day(1).isoformat())
@@ -218,7 +218,7 @@ def test_archived_customers_and_metrics_are_still_billed_until_late_usage_has_pa
 def test_a_day_whose_event_waits_in_quarantine_keeps_the_others_exact_and_is_corrected_after_it(world: World) -> None:
     customer, metric = world.customer(), world.metric("LATEST")
     bill_by_period(world, metric)
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     world.use(customer, metric, 25, 8)
     world.solvimon.call("PATCH", f"/v1/meters/{metric}", {"status": "DEPRECATED"})
@@ -236,7 +236,7 @@ def test_a_day_whose_event_waits_in_quarantine_keeps_the_others_exact_and_is_cor
 
 
 def test_a_run_without_any_such_metric_says_so_and_reports_no_day(world: World) -> None:
-    world.imports()
+    world.imported()
     result = run_days(world, 0)
     assert not result.success
     assert "METRIC_CALCULATIONS names PERIOD_TO_DATE for none" in failure(result)
@@ -246,7 +246,7 @@ def test_a_run_without_any_such_metric_says_so_and_reports_no_day(world: World) 
 def test_a_day_that_is_not_closed_is_refused_in_a_sentence(world: World) -> None:
     bill_by_period(world, world.metric("UNIQUE"))
     world.environment["USAGE_CLOSE_MINUTES"] = "90"
-    world.imports()
+    world.imported()
     result = run_days(world, 3, at=day(4) + LATER)
     assert not result.success
     assert "2026-01-08 UTC is not closed yet" in failure(result)
@@ -255,7 +255,7 @@ def test_a_day_that_is_not_closed_is_refused_in_a_sentence(world: World) -> None
 def test_a_large_fall_is_held_whole_and_the_period_stays_what_it_was(world: World) -> None:
     customer, metric = world.customer(), world.metric("LATEST")
     bill_by_period(world, metric)
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 1000)
     close(world, 0)
     world.use(customer, metric, 2, 400)

@@ -30,7 +30,7 @@ def _at_the_start(world: World) -> None:
 def test_the_days_of_a_unique_metric_add_up_to_the_period_after_every_day(world: World) -> None:
     customer, metric = world.customer(), world.metric("UNIQUE", name="Users")
     bill_by_period(world, metric)
-    world.imports()
+    world.imported()
     for hour, user in ((1, "ann"), (2, "bob"), (26, "ann"), (27, "cid"), (75, "bob"), (76, "dan")):
         world.use(customer, metric, hour, user)
     for number in range(4):
@@ -48,7 +48,7 @@ def test_the_days_of_a_unique_metric_add_up_to_the_period_after_every_day(world:
 def test_one_late_event_changes_several_days_and_they_stay_exact(world: World) -> None:
     customer, metric = world.customer(), world.metric("UNIQUE")
     bill_by_period(world, metric)
-    world.imports()
+    world.imported()
     for number, user in ((0, "ann"), (3, "bob"), (5, "cid")):
         world.use(customer, metric, 24 * number, user)
     close(world, 5)
@@ -69,7 +69,7 @@ def test_one_late_event_changes_several_days_and_they_stay_exact(world: World) -
 def test_a_latest_value_that_falls_gives_a_negative_day(world: World) -> None:
     customer, metric = world.customer(), world.metric("LATEST", name="Seats")
     bill_by_period(world, metric)
-    world.imports()
+    world.imported()
     for number, seats in ((0, 7), (1, "8.25"), (3, 9), (4, "-4.5")):
         world.use(customer, metric, 24 * number + 3, seats)
     close(world, 5)
@@ -80,7 +80,7 @@ def test_a_latest_value_that_falls_gives_a_negative_day(world: World) -> None:
 def test_a_new_period_begins_with_nothing(world: World) -> None:
     customer, unique, latest = world.customer(), world.metric("UNIQUE"), world.metric("LATEST")
     bill_by_period(world, unique, latest)
-    world.imports()
+    world.imported()
     last = (FEBRUARY - START) // DAY - 1
     for metric, values in ((unique, "aba"), (latest, "573")):
         for number, value in zip((last - 1, last, last + 1), values, strict=True):
@@ -98,7 +98,7 @@ def test_periods_begin_on_the_anchor_day(world: World) -> None:
     customer, metric = world.customer(), world.metric("UNIQUE")
     bill_by_period(world, metric)
     world.environment["BILLING_PERIOD_ANCHOR_DAY"] = "8"
-    world.imports()
+    world.imported()
     for number in (0, 2, 3, 4):
         world.use(customer, metric, 24 * number, "ann")
     close(world, 4)
@@ -110,7 +110,7 @@ def test_a_period_without_usage_is_nothing_however_metronome_says_it(world: Worl
     customer, metric = world.customer(), world.metric("LATEST")
     world.metronome.set(empty_windows=empty)
     bill_by_period(world, metric)
-    world.imports()
+    world.imported()
     world.use(customer, metric, 24 * 40, 5)
     close(world, 30)
     assert world.stored_events() == []
@@ -123,7 +123,7 @@ def test_what_was_before_a_cut_over_within_a_period_or_a_day_is_never_billed(wor
     customer, unique, latest = world.customer(), world.metric("UNIQUE"), world.metric("LATEST")
     world.environment["USAGE_START"] = "2026-01-07T06:00Z"
     bill_by_period(world, unique, latest)
-    world.imports()
+    world.imported()
     # Before the cut-over, on its day, and after the first midnight.
     for hour, user, seats in ((1, "ann", 10), (2 * 24 + 1, "bob", 20), (2 * 24 + 9, "cid", 30), (3 * 24, "dan", 35)):
         world.use(customer, unique, hour, user)
@@ -144,7 +144,7 @@ def test_a_customers_own_cut_over_is_its_first_midnight(world: World) -> None:
     early, late, metric = world.customer("Early"), world.customer("Late"), world.metric("UNIQUE")
     bill_by_period(world, metric)
     world.environment["CUSTOMER_USAGE_STARTS"] = f'{{"{late}": "{(START + 1.5 * DAY).isoformat()}"}}'
-    world.imports()
+    world.imported()
     for customer in (early, late):
         for number, user in ((0, "ann"), (1, "bob"), (2, "cid"), (3, "ann")):
             world.use(customer, metric, 24 * number + 20, user)
@@ -160,7 +160,7 @@ def test_a_customers_own_cut_over_is_its_first_midnight(world: World) -> None:
 def test_a_walk_that_lacks_one_midnight_changes_nothing(world: World) -> None:
     whole, broken, metric = world.customer("Whole"), world.customer("Broken"), world.metric("UNIQUE")
     bill_by_period(world, metric)
-    world.imports()
+    world.imported()
     for customer in (whole, broken):
         world.use(customer, metric, 1, "ann")
     close(world, 0)
@@ -201,7 +201,7 @@ def test_a_walk_that_lacks_one_midnight_changes_nothing(world: World) -> None:
 def test_a_backfill_over_two_periods_is_one_run_and_reads_each_whole(world: World) -> None:
     customer, metric = world.customer(), world.metric("UNIQUE")
     bill_by_period(world, metric)
-    world.imports()
+    world.imported()
     for number in (0, 20, 27, 40, 60):
         world.use(customer, metric, 24 * number, f"user {number}")
         world.use(customer, metric, 24 * number + 1, "ann")

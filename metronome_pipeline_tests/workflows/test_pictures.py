@@ -84,7 +84,7 @@ def test_eight_days_of_many_metrics_are_a_small_picture_those_with_dots_first() 
 
 def test_a_run_shows_the_usage_of_its_hours_with_corrections_and_what_waits(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {0: 4, 2: 8})
     assert world.ingest(0, 3).success
     world.use(customer, metric, 2, 1)

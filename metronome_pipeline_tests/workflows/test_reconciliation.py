@@ -53,7 +53,7 @@ def ingest(world: World, last: int = 71) -> None:
 
 def test_a_range_is_one_walk_a_pair_and_a_red_day_shows_its_table_in_its_own_partition(world: World) -> None:
     customer, metric = world.customer("Acme"), world.metric()
-    world.imports()
+    world.imported()
     world.prove_deduplication()
     world.use_hours(customer, metric, {1: "5.5", 30: 7, 50: 9})
     ingest(world)
@@ -105,7 +105,7 @@ def test_a_range_is_one_walk_a_pair_and_a_red_day_shows_its_table_in_its_own_par
 
 def test_a_day_shows_its_totals_its_differences_and_a_picture(world: World) -> None:
     customer, metric = world.customer(), world.metric(name="Calls & more")
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 30: 7})
     ingest(world, 47)
     assert reconcile(world, 5, 5).success
@@ -124,7 +124,7 @@ def test_a_day_shows_its_totals_its_differences_and_a_picture(world: World) -> N
 
 def test_hours_that_were_never_read_make_a_day_incomplete(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5})
     ingest(world, 30)
     found = checks(reconcile(world, 5, 6))
@@ -136,7 +136,7 @@ def test_hours_that_were_never_read_make_a_day_incomplete(world: World) -> None:
 def test_unmatched_hand_deleted_and_unproved_each_turn_their_own_check_red(world: World) -> None:
     world.solvimon.set(match_all=False)
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5, 30: 7})
     ingest(world, 47)
     ((reference,),) = world.sql("SELECT reference FROM ledger.events WHERE number = 5")
@@ -161,7 +161,7 @@ def test_unmatched_hand_deleted_and_unproved_each_turn_their_own_check_red(world
 
 def test_a_pair_that_cannot_be_read_fails_the_run_by_name_and_leaves_its_days_open(world: World) -> None:
     customer, metric, other = world.customer("Acme"), world.metric(), world.metric(name="Other")
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5})
     world.use_hours(customer, other, {1: 5})
     ingest(world, 23)
@@ -192,7 +192,7 @@ def test_a_run_that_corrects_meanwhile_leaves_no_difference_that_nobody_explains
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {1: 5})
     ingest(world, 23)
     world.use(customer, metric, 1, 1)
@@ -217,7 +217,7 @@ def test_a_run_that_corrects_meanwhile_leaves_no_difference_that_nobody_explains
 def test_a_range_before_the_cut_over_of_a_customer_has_no_rows_and_the_first_day_may_be_cut(world: World) -> None:
     customer, metric = world.customer(), world.metric()
     start = datetime(2026, 1, 5, 6, tzinfo=UTC).isoformat()
-    world.imports(USAGE_START=start)
+    world.imported(USAGE_START=start)
     world.use_hours(customer, metric, {1: 100, 7: 5, 30: 1})
     days = {
         "dagster/asset_partition_range_start": "2026-01-05-06:00",

@@ -10,7 +10,7 @@ _WEEK = 168
 
 def test_a_week_of_hours_is_stored_in_a_few_statements(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     world.use(customer, metric, 3, 10)
     with dagsters_statements() as statements:
         result = world.ingest(0, _WEEK - 1)
@@ -27,7 +27,7 @@ def test_a_week_of_hours_is_stored_in_a_few_statements(world: World) -> None:
 
 def test_a_check_of_a_range_is_noted_once_and_not_for_each_of_its_hours(world: World) -> None:
     world.customer(), world.metric()
-    world.imports()
+    world.imported()
     assert world.ingest(0, 23).success
     noted = world.sql(
         "SELECT check_name, execution_status, partition FROM asset_check_executions WHERE check_name = 'nothing_late'"
@@ -37,8 +37,8 @@ def test_a_check_of_a_range_is_noted_once_and_not_for_each_of_its_hours(world: W
 
 def test_a_run_asks_nothing_about_the_shape_of_dagsters_tables_once_that_is_known(world: World) -> None:
     world.customer(), world.metric()
-    world.imports()
+    world.imported()
     with dagsters_statements() as statements:
-        world.imports()
+        world.imported()
     assert len(statements) > 50
     assert not [statement for statement in statements if "pg_catalog" in statement]

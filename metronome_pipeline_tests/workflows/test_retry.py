@@ -15,7 +15,7 @@ def _retry(world: World, **config: object) -> dg.ExecuteInProcessResult:
 
 def test_the_job_sends_what_was_refused_once_the_cause_is_mended_and_says_who_asked(world: World) -> None:
     customer, metric = world.customer(), world.metric()
-    world.imports()
+    world.imported()
     ((reference,),) = world.sql(_HOUR, customer, metric, START, START)
     world.solvimon.set(refuse_reference=[reference])
     world.use(customer, metric, 0, 5)
@@ -36,7 +36,7 @@ def test_the_job_sends_what_was_refused_once_the_cause_is_mended_and_says_who_as
 
 
 def test_a_reference_that_is_not_in_quarantine_fails_the_job_in_a_sentence(world: World) -> None:
-    world.imports()
+    world.imported()
     result = _retry(world, asked_by="Ana", references=["no-such"])
     assert not result.success
     assert "quarantine list" in failure(result)

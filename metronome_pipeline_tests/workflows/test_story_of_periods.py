@@ -88,7 +88,7 @@ def begin(world: World) -> Story:
     )
     bill_by_period(world, *story.metrics)
     world.environment["BRAKE_FLOOR"] = "1000000"
-    world.imports()
+    world.imported()
     for number in (-4, -3, -1):
         story.use(number)
     return story

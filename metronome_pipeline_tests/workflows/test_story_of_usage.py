@@ -39,7 +39,7 @@ class Story:
         self.customers = [world.customer("Acme", ingest_aliases=[ALIAS]), world.customer("Borealis")]
         self.metrics = {"calls": world.metric(name="Calls"), "peak": world.metric("MAX", name="Peak")}
         self.metrics["traffic"] = world.metric(name="Traffic", group_keys=[["region"]])
-        world.imports()
+        world.imported()
 
     def day(self, number: int) -> None:
         """What happens in one day: usage of its own, some that is late or negative, some that vanishes."""
@@ -69,7 +69,7 @@ class Story:
         else:
             gone = self.customers.pop(1)
             world.metronome.call("POST", "/v1/customers/archive", {"id": gone})
-        world.imports()
+        world.imported()
 
     def use(self, customer: str, number: int) -> None:
         """Something of everything in one hour of a day: fractions, now and then below zero, in one of three regions."""

@@ -96,7 +96,7 @@ def move_alias(world: World, alias: str, old: str, new: str) -> None:
 
 def test_usage_that_came_late_after_20_days_is_found_and_corrected(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {5: 10, 3 * DAY: 7})
     bill(world, 22)
     world.use(customer, metric, 30, "2.5")
@@ -126,7 +126,7 @@ def test_usage_that_came_late_after_20_days_is_found_and_corrected(world: World)
 def test_usage_that_fell_or_vanished_is_taken_back(world: World) -> None:
     customer = world.customer()
     total, highest = world.metric("SUM"), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     for metric in (total, highest):
         world.use(customer, metric, 40, 5)
     gone = [world.use(customer, metric, 70, 8) for metric in (total, highest)]
@@ -143,7 +143,7 @@ def test_usage_that_fell_or_vanished_is_taken_back(world: World) -> None:
 def test_what_hides_in_days_that_agree_is_found_by_hour(world: World) -> None:
     customer = world.customer()
     total, highest = world.metric("SUM"), world.metric("MAX", name="Peak")
-    world.imports()
+    world.imported()
     world.use_hours(customer, total, {40: 10, 41: 10})
     world.use_hours(customer, highest, {40: 9, 41: 4})
     bill(world, 20)
@@ -167,7 +167,7 @@ def test_what_hides_in_days_that_agree_is_found_by_hour(world: World) -> None:
 def test_a_move_between_groups_is_found_by_hour_and_late_usage_of_a_group_by_day(world: World) -> None:
     world.environment["GROUPED_USAGE_ENABLED"] = "true"
     customer, metric = world.customer(), world.metric("SUM", group_keys=[["region"]])
-    world.imports()
+    world.imported()
     moving = world.use(customer, metric, 40, 10, region="eu")
     bill(world, 20, job="ingest_grouped_usage")
     world.metronome.call("POST", "/_sandbox/events/remove", {"transaction_ids": [moving]})
@@ -187,7 +187,7 @@ def test_a_move_between_groups_is_found_by_hour_and_late_usage_of_a_group_by_day
 def test_an_alias_that_moved_beyond_35_days_is_found_by_the_deep_sweep_archived_or_not(world: World) -> None:
     left, joined = world.customer("Left", ingest_aliases=["shared"]), world.customer("Joined")
     metric = world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use("shared", metric, 70, 30)
     world.use(joined, metric, 71, 4)
     bill(world, 60)
@@ -209,7 +209,7 @@ def test_an_alias_that_moved_beyond_35_days_is_found_by_the_deep_sweep_archived_
 def test_the_brake_holds_what_it_concerns_and_the_difference_is_no_news_the_next_day(world: World) -> None:
     left, joined, other = world.customer("Left", ingest_aliases=["shared"]), world.customer("Joined"), world.customer()
     metric = world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use("shared", metric, 70, 3_000)
     for each in (left, joined, other):
         world.use(each, metric, 90, 1_000)
@@ -233,7 +233,7 @@ def test_the_brake_holds_what_it_concerns_and_the_difference_is_no_news_the_next
 def test_metrics_whose_days_do_not_compare_are_held_against_the_day_that_was_last_opened(world: World) -> None:
     customer, metric = world.customer(), world.metric("UNIQUE")
     world.environment["METRIC_CALCULATIONS"] = json.dumps({metric: "SUM"})
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {40: "a", 41: "a"})
     bill(world, 20)
     first = sweep(world)
@@ -252,7 +252,7 @@ def test_metrics_whose_days_do_not_compare_are_held_against_the_day_that_was_las
 def test_nothing_from_before_a_cut_over_in_the_middle_of_a_day_is_found(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
     world.environment["USAGE_START"] = (START + timedelta(hours=30)).isoformat()
-    world.imports()
+    world.imported()
     world.use_hours(customer, metric, {29: 100, 31: 10, 60: 1})
     world.at(START + timedelta(days=12, minutes=30))
     assert world.ingest(30, 12 * DAY - 1).success
@@ -275,7 +275,7 @@ def test_nothing_from_before_a_cut_over_in_the_middle_of_a_day_is_found(world: W
 def test_1000_pairs_over_34_days_cost_a_request_each_and_one_more_for_what_changed(world: World) -> None:
     customers = [world.customer(f"Customer {number}") for number in range(100)]
     metrics = [world.metric("SUM", name=f"Metric {number}") for number in range(10)]
-    world.imports()
+    world.imported()
     for customer in customers:
         world.use(customer, metrics[0], 30 * DAY, 3)
     world.at(START + timedelta(days=34, minutes=30))
@@ -302,7 +302,7 @@ def test_1000_pairs_over_34_days_cost_a_request_each_and_one_more_for_what_chang
 
 def test_a_change_in_the_last_8_days_costs_the_hourly_run_no_request(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 3 * DAY, 10)
     bill(world, 10)
 
@@ -325,7 +325,7 @@ def test_a_change_in_the_last_8_days_costs_the_hourly_run_no_request(world: Worl
 def several(world: World, count: int = 12) -> tuple[list[str], str]:
     """Customers with usage that is billed, and changed since."""
     customers, metric = [world.customer(f"Customer {number}") for number in range(count)], world.metric("SUM")
-    world.imports()
+    world.imported()
     for customer in customers:
         world.use(customer, metric, 40, 10)
     bill(world, 12)
@@ -425,7 +425,7 @@ def test_a_second_sweep_says_which_run_is_sweeping_and_does_nothing(world: World
 
 def test_a_pair_that_cannot_be_read_is_listed_and_fails_the_run_after_everything_else(world: World) -> None:
     good, bad, metric = world.customer("Good"), world.customer("Bad"), world.metric("SUM")
-    world.imports()
+    world.imported()
     for customer in (good, bad):
         world.use(customer, metric, 40, 10)
     bill(world, 12)
@@ -481,7 +481,7 @@ def test_a_correction_that_failed_is_requested_again_under_another_key(
 
 def test_a_finding_in_a_slot_that_waits_in_quarantine_is_left_to_the_hourly_runs(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 40, 10)
     meter = world.solvimon.call("GET", f"/v1/meters/{metric}")
     world.solvimon.call("PATCH", f"/v1/meters/{meter['id']}", {"status": "ARCHIVED"})
@@ -509,7 +509,7 @@ def test_a_finding_of_a_metric_that_is_not_billed_that_way_any_more_is_void(worl
 def test_findings_of_a_workflow_that_was_switched_off_are_void(world: World) -> None:
     world.environment["GROUPED_USAGE_ENABLED"] = "true"
     customer, metric = world.customer(), world.metric("SUM", group_keys=[["region"]])
-    world.imports()
+    world.imported()
     bill(world, 12, job="ingest_grouped_usage")
     world.use(customer, metric, 40, 10, region="us")
     sweep(world)
@@ -522,7 +522,7 @@ def test_findings_of_a_workflow_that_was_switched_off_are_void(world: World) -> 
 def test_another_account_pair_is_left_alone(world: World) -> None:
     customers, metric = several(world, 1)
     world.sql("UPDATE ledger.account_pairs SET metronome_environment = 'other'")
-    world.imports()
+    world.imported()
     assert told(sweep(world))["pairs"] == 0
     assert tick(world) == []
     assert uuid.UUID(customers[0])

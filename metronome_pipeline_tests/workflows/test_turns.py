@@ -40,7 +40,7 @@ def check_of(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
 def settled(world: World) -> tuple[list[str], str]:
     """Seven customers that were read up to hour 7. The first had usage."""
     people, metric = [world.customer(f"Customer {number}") for number in range(7)], world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(people[0], metric, 3, 1)
     assert world.ingest(0, 7).success
     return people, metric
@@ -140,7 +140,7 @@ def test_both_workflows_by_hour_share_the_requests(world: World) -> None:
     world.metric("SUM")
     sliced = world.metric("SUM", name="Sliced", group_keys=[["region"]])
     on: dict[str, Any] = {"GROUPED_USAGE_ENABLED": "true"}
-    world.imports(**on)
+    world.imported(**on)
     world.use(people[0], sliced, 3, 1, region="eu")
     for job in ("ingest_usage", "ingest_grouped_usage"):
         assert world.ingest(0, 7, job=job, USAGE_HOURLY_SHARE="0.6", **on).success

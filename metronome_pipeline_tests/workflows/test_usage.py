@@ -18,7 +18,7 @@ def posts(world: World) -> int:
 
 def test_usage_of_a_day_arrives_to_the_last_digit_and_a_second_run_sends_nothing(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, "0.1")
     world.use(customer, metric, 1, "0.2")
     world.use(customer, metric, 5, "12345678901234567890.123456789")
@@ -38,7 +38,7 @@ def test_usage_of_a_day_arrives_to_the_last_digit_and_a_second_run_sends_nothing
 def test_every_aggregation_is_billed_by_its_own_calculation(world: World) -> None:
     customer = world.customer()
     metrics = {kind: world.metric(kind, name=kind) for kind in ("COUNT", "SUM", "MAX")}
-    world.imports()
+    world.imported()
     for metric in metrics.values():
         for hour, value in ((1, 7), (1, 3), (2, 5)):
             world.use(customer, metric, hour, value)
@@ -53,7 +53,7 @@ def test_every_aggregation_is_billed_by_its_own_calculation(world: World) -> Non
 
 def test_late_usage_is_corrected_by_the_difference_up_down_and_to_nothing(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     for hour, value in ((1, 10), (2, 10), (3, 10)):
         world.use(customer, metric, hour, value)
     assert world.ingest().success
@@ -73,7 +73,7 @@ def test_late_usage_is_corrected_by_the_difference_up_down_and_to_nothing(world:
 def test_a_maximum_that_falls_is_deleted_before_its_successor_is_sent(world: World) -> None:
     customer, metric = world.customer(), world.metric("MAX")
     other = world.customer("Other", ingest_aliases=["late-comer"])
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 5)
     world.use("late-comer", metric, 1, 9)
     world.use(other, metric, 2, 4)
@@ -97,7 +97,7 @@ def test_a_maximum_that_falls_is_deleted_before_its_successor_is_sent(world: Wor
 
 def test_a_lower_maximum_leaves_only_after_the_deletion_was_read_back(world: World) -> None:
     customer, metric = world.customer(ingest_aliases=["a"]), world.metric("MAX")
-    world.imports()
+    world.imported()
     world.use("a", metric, 1, 9)
     world.use(customer, metric, 1, 4)
     assert world.ingest().success
@@ -114,7 +114,7 @@ def test_a_lower_maximum_leaves_only_after_the_deletion_was_read_back(world: Wor
 
 def test_usage_of_a_customer_that_was_never_imported_creates_the_customer_first(world: World) -> None:
     metric = world.metric("SUM")
-    world.imports()
+    world.imported()
     customer = world.customer("Newcomer")
     world.use(customer, metric, 1, 3)
     assert world.ingest().success
@@ -124,7 +124,7 @@ def test_usage_of_a_customer_that_was_never_imported_creates_the_customer_first(
 
 def test_archived_customers_and_metrics_are_still_billed(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 3)
     world.metronome.call("POST", "/v1/customers/archive", {"id": customer})
     world.metronome.call("POST", "/v1/billable-metrics/archive", {"id": metric})
@@ -134,7 +134,7 @@ def test_archived_customers_and_metrics_are_still_billed(world: World) -> None:
 
 def test_nothing_is_billed_from_before_a_customers_own_cut_over(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     for hour in (1, 5):
         world.use(customer, metric, hour, 3)
     start = partition(5).replace("-05:00", "T05:00Z")
@@ -145,7 +145,7 @@ def test_nothing_is_billed_from_before_a_customers_own_cut_over(world: World) ->
 def test_an_allow_list_permits_a_pilot(world: World) -> None:
     pilot, other = world.customer("Pilot"), world.customer("Other")
     metric, unlisted = world.metric("SUM"), world.metric("SUM", name="Unlisted")
-    world.imports()
+    world.imported()
     for customer in (pilot, other):
         world.use(customer, metric, 1, 3)
         world.use(customer, unlisted, 1, 3)
@@ -156,7 +156,7 @@ def test_an_allow_list_permits_a_pilot(world: World) -> None:
 
 def test_metrics_without_an_exact_calculation_are_refused_by_name_until_a_setting_names_one(world: World) -> None:
     customer, metric = world.customer(), world.metric("UNIQUE", name="Seats")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, "someone")
     result = world.ingest()
     assert result.success
@@ -165,20 +165,20 @@ def test_metrics_without_an_exact_calculation_are_refused_by_name_until_a_settin
     assert "UNIQUE" in str(check.metadata["list"].value)
     assert world.stored_events() == []
     chosen = f'{{"{metric}": "SUM"}}'
-    world.imports(METRIC_CALCULATIONS=chosen)
+    world.imported(METRIC_CALCULATIONS=chosen)
     assert world.ingest(METRIC_CALCULATIONS=chosen).success
     assert world.counted(customer, metric) == {1: 1}
 
 
 def test_two_account_pairs_share_a_database_without_touching_each_other(world: World) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 3)
     assert world.ingest().success
     shadow = Api(world.solvimon.url, {"X-API-KEY": f"key-{uuid.uuid4()}"})
     shadow.call("PUT", "/_sandbox/store", {})
     world.environment = {"METRONOME_ENVIRONMENT": "shadow", "SOLVIMON_API_KEY": shadow.headers["X-API-KEY"]}
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 2)
     assert world.ingest().success
     by_pair = world.sql("SELECT pair_id, sum(number) FROM ledger.events GROUP BY pair_id ORDER BY pair_id")
@@ -199,7 +199,7 @@ def test_an_hour_that_is_not_closed_is_refused_in_a_sentence(world: World) -> No
 def test_hours_without_usage_are_nothing_however_metronome_says_it(world: World, empty: str) -> None:
     customer, metric = world.customer(), world.metric("SUM")
     world.metronome.set(empty_windows=empty)
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 3)
     assert world.ingest().success
     assert len(world.stored_events()) == 1
@@ -208,7 +208,7 @@ def test_hours_without_usage_are_nothing_however_metronome_says_it(world: World,
 @pytest.mark.parametrize("status", ["status_401", "status_403"])
 def test_a_token_that_metronome_refuses_fails_the_run_at_once(world: World, status: str) -> None:
     customer, metric = world.customer(), world.metric("SUM")
-    world.imports()
+    world.imported()
     world.use(customer, metric, 1, 3)
     world.metronome.faults({"path": "/v1/usage", "method": "POST", "kind": status, "rate": 1})
     world.metronome.forget_requests()
