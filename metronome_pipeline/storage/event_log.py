@@ -1,6 +1,7 @@
 """Dagster's event log in Postgres, with what a run plans and reports of a range of partitions stored in sets.
 
-Not here: which events belong together (Dagster's own plan of a run, and ``workflows/reporting.py``).
+Also here: the pools that runs meet, which Dagster keeps with its event log. Not here: which events belong together
+(Dagster's own plan of a run, and ``workflows/reporting.py``).
 """
 
 from collections.abc import Callable, Sequence
@@ -9,8 +10,9 @@ from itertools import groupby
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.events.log import EventLogEntry
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.schema import ConcurrencyLimitsTable, SqlEventLogStorageTable
 from dagster_postgres import PostgresEventLogStorage
+from sqlalchemy.dialects.postgresql import insert
 
 _OF_PARTITIONS = (dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, dg.DagsterEventType.ASSET_MATERIALIZATION)
 
@@ -38,6 +40,28 @@ class BatchingEventLogStorage(PostgresEventLogStorage):
         if name not in self._there and is_there(name):
             self._there.add(name)
         return name in self._there
+
+    def initialize_concurrency_limit_to_default(self, concurrency_key: str) -> bool:
+        """Gives a pool ``default_limit``, unless a person has set another one for it.
+
+        Asked by a run that meets a new pool, or one whose default has changed since. Dagster's own goes on in the
+        transaction in which Postgres has just refused a second row, and fails the run: of two that meet a new pool
+        together the later, and each one after a change of the default.
+        """
+        limit = self._instance.global_op_concurrency_default_limit
+        if limit is None:
+            return super().initialize_concurrency_limit_to_default(concurrency_key)
+        columns = ConcurrencyLimitsTable.c
+        new = {columns.concurrency_key: concurrency_key, columns.limit: limit, columns.using_default_limit: True}
+        statement = insert(ConcurrencyLimitsTable).values(new)
+        statement = statement.on_conflict_do_update(
+            index_elements=[columns.concurrency_key], set_={columns.limit: limit}, where=columns.using_default_limit
+        )
+        with self.index_transaction() as connection:
+            # The row is locked until its slots are there.
+            if connection.execute(statement).rowcount:
+                self._allocate_concurrency_slots(connection, concurrency_key, limit)
+        return True
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Stores events in their order; neighbours of one kind and asset in one statement."""

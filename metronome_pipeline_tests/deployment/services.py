@@ -147,19 +147,6 @@ class Deployment:
                 start_new_session=True,
             )
 
-    def set_pools(self) -> None:
-        """What docs/deployment.md has people do once: Dagster fails a run that meets a new pool beside another one."""
-        home = self.folder / "daemon"
-        make_home(home, self.instance, self.code_port)
-        for pool in ("metronome_api", "solvimon_api"):
-            subprocess.run(
-                [*DAGSTER, "instance", "concurrency", "set", pool, "4"],
-                cwd=home,
-                env={**self.environment, "DAGSTER_HOME": str(home)},
-                check=True,
-                capture_output=True,
-            )
-
     def end(self) -> None:
         """Ends every service, and what it has started."""
         for process in self.processes.values():
@@ -188,7 +175,6 @@ def deployment(folder: Path, world: World, launcher: Launcher | None, **variable
     environment = _environment(world, variables)
     opened = Deployment(folder, environment, _instance(launcher), f"http://127.0.0.1:{web}", code)
     try:
-        opened.set_pools()
         opened.start("code", *DAGSTER, "api", "grpc", "--port", str(code), "--module-name", MODULE)
         opened.wait_for("the code server", lambda: is_healthy(code), every=1)
         opened.start("webserver", *WEBSERVER, "--host", "127.0.0.1", "--port", str(web), *WORKSPACE)

@@ -75,12 +75,6 @@ class Accounts(Deployment):
         self.start("daemon", *DAEMON, "run", *WORKSPACE)
         self.wait_for("the webserver", self.is_up)
 
-    def set_pools(self) -> None:
-        for account in ACCOUNTS:
-            for pool in (f"{account}_metronome_api", f"{account}_solvimon_api"):
-                command = [*DAGSTER, "instance", "concurrency", "set", pool, "4"]
-                subprocess.run(command, cwd=self.folder, env=self.environment, check=True, capture_output=True)
-
     def assets(self) -> dict[str, set[str]]:
         """The asset keys of each code location."""
         found: dict[str, set[str]] = {}
@@ -108,7 +102,6 @@ def test_two_accounts_are_ticked_and_launched_and_told_apart(world: World, folde
     with accounts_of(world, folder) as running:
         (workspace, ports) = with_free_ports(shown("workspace.yaml, for webserver and daemon"))
         (folder / "workspace.yaml").write_text(yaml.safe_dump(workspace), encoding="utf-8")
-        running.set_pools()
         for account, port in ports.items():
             command = (*DAGSTER, "api", "grpc", "--host", "127.0.0.1", "--port", str(port), "--module-name", MODULE)
             running.start(f"code of {account}", *command, account=account)
@@ -126,7 +119,6 @@ def test_code_servers_that_dagster_starts_by_itself_get_their_accounts_settings(
             **shown("dagster.yaml, for dagster dev"),
         }
         (folder / "dagster.yaml").write_text(yaml.safe_dump(instance), "utf-8")
-        running.set_pools()
         running.start_dagster()
         assert_told_apart(running, used(running))
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -130,3 +131,32 @@ def test_a_wrong_url_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", "sqlite:///hush")
     with pytest.raises(SettingsError, match="DAGSTER_POSTGRES_URL is not a Postgres URL"), instance(tmp_path):
         pytest.fail("opened")
+
+
+def test_a_pool_has_the_default_limit_whoever_meets_it_and_however_it_changes(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", database_url)
+    with instance(tmp_path) as found, ThreadPoolExecutor(4) as runs:
+        pools = [f"pool_{number}" for number in range(5)]
+        list(runs.map(found.event_log_storage.initialize_concurrency_limit_to_default, pools * 4))
+        assert limits(found) == dict.fromkeys(pools, (4, 4))
+        found.event_log_storage.set_concurrency_slots("pool_0", 1)
+
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    written = (ROOT / "dagster.yaml").read_text()
+    (changed / "dagster.yaml").write_text(written.replace("default_limit: 4", "default_limit: 2"))
+    with dg.DagsterInstance.from_config(str(changed)) as found:
+        for pool in pools:
+            found.event_log_storage.initialize_concurrency_limit_to_default(pool)
+        assert limits(found) == {"pool_0": (1, 1), **dict.fromkeys(pools[1:], (2, 2))}
+
+
+def limits(found: dg.DagsterInstance) -> dict[str, tuple[int | None, int]]:
+    """Each pool's limit, and how many places it has."""
+    storage = found.event_log_storage
+    return {
+        pool.name: (pool.limit, storage.get_concurrency_info(pool.name).slot_count)
+        for pool in storage.get_pool_limits()
+    }
