@@ -1,7 +1,7 @@
 """Runs with failures in them, in a process of their own, as people have them: everything that it says, it says aloud.
 
 The environment is the one of an installation. ``ECHOES`` names servers that repeat every credential that they are
-given, by what they answer with. One line of standard output is what the webserver answers about it all.
+given, by what they answer with. What the webserver answers about it all goes into ``answers.json`` in its folder.
 """
 
 import gzip
@@ -43,7 +43,8 @@ def main() -> None:
     http.RetryPolicy = partial(RetryPolicy, attempts=2, first_delay=0.01)  # type: ignore[assignment, attr-defined]
     with dg.DagsterInstance.get() as instance:
         runs(instance)
-        print("\n" + json.dumps(list(answers(instance))))
+        # Not to standard output, which the code server has too.
+        Path("answers.json").write_text(json.dumps(list(answers(instance))), encoding="utf-8")
 
 
 def runs(instance: dg.DagsterInstance) -> None:

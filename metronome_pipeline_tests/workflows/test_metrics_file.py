@@ -41,7 +41,7 @@ metrics:
 """,
     )
     world.environment |= GROUPED
-    world.imported()
+    world.imports()
     assert set(world.outcomes("meters")) == {by_tier, plain, users}
     for metric in (by_tier, plain, left_out):
         world.use(customer, metric, 1, 3, region="eu", tier="gold")
@@ -85,7 +85,7 @@ def test_a_metric_that_is_switched_off_is_left_as_it_stands_whichever_setting_sa
     customer = world.customer()
     billed, left_out = world.metric(name="Billed"), world.metric(name="Switched off")
     world.product(type="USAGE", initial={"name": "Billed", "billable_metric_id": billed})
-    world.imported()
+    world.imports()
     for metric in (billed, left_out):
         world.use(customer, metric, 1, 500)
     assert world.ingest(0, 3).success
@@ -111,7 +111,7 @@ def test_another_slicing_in_the_file_is_refused_until_it_is_switched(world: Worl
     customer, metric = world.customer(), world.metric(name="Calls", group_keys=KEYS)
     world.environment |= GROUPED
     world.environment["METRIC_SLICINGS"] = json.dumps({metric: ["region"]})
-    world.imported()
+    world.imports()
     world.use(customer, metric, 1, 3, region="eu", tier="gold")
     assert world.ingest(0, 3, job="ingest_grouped_usage").success
     del world.environment["METRIC_SLICINGS"]

@@ -37,8 +37,8 @@ def test_a_check_of_a_range_is_noted_once_and_not_for_each_of_its_hours(world: W
 
 def test_a_run_asks_nothing_about_the_shape_of_dagsters_tables_once_that_is_known(world: World) -> None:
     world.customer(), world.metric()
-    world.imported()
+    world.imports()
     with dagsters_statements() as statements:
-        world.imported()
+        world.imports()
     assert len(statements) > 50
     assert not [statement for statement in statements if "pg_catalog" in statement]
