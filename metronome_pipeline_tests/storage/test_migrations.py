@@ -30,6 +30,7 @@ RELEASED = {
     "0008_billing_health.sql": "c5eabdaa404ee4c3a1ca6a71100289274eb7c0fd51412656e4057530644d1579",
     "0009_waiting.sql": "742e6c645803a2a9c882c009940bb9c3353f803898d303950e662c93eed1aa38",
     "0010_turns.sql": "3376155138e8fc4526b0bbd049dfe129850be2a048283bfd0947bfe28219648e",
+    "0011_usage.sql": "a6278cba0984b02b77e46674509754c9d9f07f3b72aefbf2e58af703d8c4a15d",
 }
 """What was committed. A database that has applied one never applies it again: changes need a file of their own."""
 
