@@ -129,6 +129,16 @@ class Synchroniser:
                 break
         return planned, delivered
 
+    async def finish(self, finished: Callable[[DeliveryReport], None] = lambda _: None) -> None:
+        """Delivers what earlier runs left planned, and says what became of it, if there was any.
+
+        It comes first: nothing new is planned for a slot before its last event has come to an end.
+        """
+        await self.ensure_customers()
+        report = await self.delivery.deliver()
+        if report != DeliveryReport():
+            finished(report)
+
     async def _never_read(self, due: Due, window: Window) -> ReadReport:
         """What a plan from stored readings alone would lack."""
         missing = await self.database.run(lambda c: gaps(c, self.pair_id, due, [window]))
@@ -147,17 +157,17 @@ class Synchroniser:
         days: int = 7,
         stages: Sequence[Stage] | None = None,
         progress: Callable[[Window, ReadReport], None] = lambda _window, _report: None,
+        finished: Callable[[DeliveryReport], None] = lambda _: None,
     ) -> AsyncIterator[Step]:
         """Goes through a window step by step and yields each step once it is committed.
 
         The steps are ``stages`` where these are given, else the weeks of the window, or other stretches of ``days``.
 
-        What an earlier run left planned is delivered first: nothing new is planned for a slot before its last event has
-        come to an end. Then come the hours that could not be planned when their difference was seen.
+        What earlier runs left planned is delivered first, and ``finished`` is told. Then come the hours that could not
+        be planned when their difference was seen.
         """
         if send:
-            await self.ensure_customers()
-            await self.delivery.deliver()
+            await self.finish(finished)
             metric_ids = [metric.metric_id for metric in due.metrics]
             for hours in await self.database.run(lambda c: unsettled_windows(c, self.pair_id, metric_ids)):
                 planned, delivered = await self.send(due, hours)

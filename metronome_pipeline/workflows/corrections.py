@@ -11,6 +11,7 @@ from itertools import groupby
 from metronome_pipeline.ledger.shelf import ReadReport
 from metronome_pipeline.ledger.synchronise import Due, Step, Synchroniser
 from metronome_pipeline.sweeps import findings
+from metronome_pipeline.workflows.reports import left_by_earlier_runs
 from metronome_pipeline.workflows.session import Session
 
 
@@ -38,8 +39,7 @@ async def corrected(
     if void:
         say(f"{len(void)} findings are void: their metrics are not billed that way any more.")
         await session.database.run(lambda c: findings.close(c, void, run_id, void=True))
-    await synchroniser.ensure_customers()
-    await synchroniser.delivery.deliver()
+    await synchroniser.finish(left_by_earlier_runs(say))
     for stretch, group in groupby((each for each in found if each not in void), key=lambda finding: finding.stretch):
         own = list(group)
         differing = {finding.metric_id for finding in own}

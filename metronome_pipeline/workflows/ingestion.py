@@ -30,7 +30,7 @@ from metronome_pipeline.workflows.hours import HOUR, KEY, hour_windows, range_te
 from metronome_pipeline.workflows.imports import table
 from metronome_pipeline.workflows.meters import read_metrics
 from metronome_pipeline.workflows.reporting import report
-from metronome_pipeline.workflows.reports import Progress, Reports, warn_of_refused
+from metronome_pipeline.workflows.reports import Progress, Reports, left_by_earlier_runs, warn_of_refused
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
 from metronome_pipeline.workflows.synchronising import synchroniser_of
 from metronome_pipeline.workflows.tags import tag_run
@@ -208,8 +208,9 @@ class _Run:
         progress = Progress(self.context.log.info, session.clock, pairs)
         window = Window(start, asked.end)
         stages = turns.stages(due, window, days) if turns else None
+        finished = left_by_earlier_runs(self.context.log.info)
         async for step in synchroniser.run(
-            due, window, read=read, send=send, days=days, stages=stages, progress=progress
+            due, window, read=read, send=send, days=days, stages=stages, progress=progress, finished=finished
         ):
             yield step
         if self.config.fill_gaps and read:

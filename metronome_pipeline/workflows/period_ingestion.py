@@ -34,7 +34,7 @@ from metronome_pipeline.workflows.limits import brake_of, lateness_of
 from metronome_pipeline.workflows.meters import read_metrics
 from metronome_pipeline.workflows.period_reports import DAY_KEY, Days
 from metronome_pipeline.workflows.reporting import report
-from metronome_pipeline.workflows.reports import Progress, Reports, warn_of_refused
+from metronome_pipeline.workflows.reports import Progress, Reports, left_by_earlier_runs, warn_of_refused
 from metronome_pipeline.workflows.session import Session, failing_in_a_sentence, open_session
 from metronome_pipeline.workflows.tags import tag_run
 
@@ -169,12 +169,10 @@ class _Run:
         look_back = asked.end - self.config.look_back_days * DAY
         windows = self.billing.windows(min(asked.start, look_back), asked.end)
         synchroniser = self._synchroniser(session)
-        days.tell_start(due, windows)
+        days.tell_start(due, windows, self.metronome.requests_per_second)
         progress = Progress(self.context.log.info, session.clock, len(due.customer_ids(asked)) * len(due.metrics))
         if self.send:
-            # What an earlier run left planned comes first: a slot with an open event gets no new one.
-            await synchroniser.ensure_customers()
-            await synchroniser.delivery.deliver()
+            await synchroniser.finish(left_by_earlier_runs(self.context.log.info))
             for window in await self._unsettled(session, due, windows):
                 planned, delivered = await synchroniser.send(due, window)
                 yield Step(window, ReadReport(), planned, delivered, revisited=True)

@@ -17,6 +17,7 @@ from metronome_pipeline.mapping.periods import DAY, first_midnight, last_midnigh
 from metronome_pipeline.workflows.due import Workflow
 from metronome_pipeline.workflows.hours import range_text
 from metronome_pipeline.workflows.imports import request_metadata, table
+from metronome_pipeline.workflows.reports import time_in_words
 from metronome_pipeline.workflows.session import Session
 
 DAY_KEY = "%Y-%m-%d"
@@ -88,13 +89,14 @@ class Days:
             days[last_midnight(hour)] = _together(days.get(last_midnight(hour), evidence.Hour()), counted)
         return days
 
-    def tell_start(self, due: Due, windows: Sequence[Window]) -> None:
-        """What the run is about to do, and what it will cost."""
+    def tell_start(self, due: Due, windows: Sequence[Window], per_second: float) -> None:
+        """What the run is about to do, and what it will cost at a pace of so many requests a second."""
         pairs = len(due.metrics) * len(due.customer_ids(self.asked))
         each = sum(len(midnights(first_midnight(window.start), min(window.end, self.closed))) for window in windows)
         self.context.log.info(
             f"{pairs} customers and metrics by period to date, {range_text(self.asked)}, in {len(windows)} billing "
-            f"periods, which are read whole: about {pairs * each} requests to Metronome."
+            f"periods, which are read whole: about {pairs * each:,} requests to Metronome, "
+            f"{time_in_words(pairs * each / per_second)} at the set pace."
         )
 
 

@@ -13,6 +13,7 @@ import dagster as dg
 
 from metronome_pipeline.clock import Clock, Pauses
 from metronome_pipeline.ledger import evidence, over_time, rotation
+from metronome_pipeline.ledger.deliver import DeliveryReport
 from metronome_pipeline.ledger.late import LATE_COLUMNS
 from metronome_pipeline.ledger.read import Window
 from metronome_pipeline.ledger.rotation import Turns
@@ -164,6 +165,14 @@ class Reports:
             )
         for brake in step.planned.brakes:
             self.context.log.warning(str(brake))
+
+
+def left_by_earlier_runs(say: Callable[[str], None]) -> Callable[[DeliveryReport], None]:
+    """Says what became of events that earlier runs had planned, or that a person has released since."""
+    return lambda report: say(
+        f"Left by earlier runs: delivered {report.delivered}, quarantined {report.quarantined}, "
+        f"deleted {report.deleted}."
+    )
 
 
 def warn_of_refused(context: dg.AssetExecutionContext, refused: Sequence[RefusedMetric], done: str) -> None:

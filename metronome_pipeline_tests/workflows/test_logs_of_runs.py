@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
+import psycopg
 
 from metronome_pipeline.clock import Clock, Pauses
+from metronome_pipeline.ledger import waiting
 from metronome_pipeline.ledger.read import Window
 from metronome_pipeline.ledger.shelf import ReadReport
 from metronome_pipeline.workflows.due import RefusedMetric
@@ -54,6 +56,20 @@ def test_a_long_range_is_told_in_a_line_a_week(world: World) -> None:
     assert len(weeks) == 2
     assert weeks[0].startswith("2026-01-05 00:00 to 2026-01-12 00:00 UTC: 6 pairs read, 84 rows; planned 84 usage;")
     assert "delivered 84, quarantined 0." in weeks[0]
+
+
+def test_what_earlier_runs_left_is_told_in_a_line_of_its_own(world: World) -> None:
+    customer, metric = world.customer(), world.metric()
+    world.imported()
+    world.use(customer, metric, 0, 5)
+    world.solvimon.set(refuse_reference=[f"{customer}_{metric}_20260105T000000Z_20260105T010000Z_total"])
+    assert world.ingest(0, 3).success
+    world.solvimon.set(refuse_reference=[])
+    with psycopg.connect(world.database_url) as connection:
+        waiting.retry(connection, 1, None, run_id="by hand", by="Ana", reason="mended")
+    lines = told(world, world.ingest(4, 7))
+    assert "Left by earlier runs: delivered 1, quarantined 0, deleted 0." in lines
+    assert not [line for line in told(world, world.ingest(4, 7)) if "earlier runs" in line]
 
 
 def test_progress_is_told_less_and_less_often() -> None:
