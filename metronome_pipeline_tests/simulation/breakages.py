@@ -225,7 +225,7 @@ def _events_change_after_they_were_planned(patch: Patch) -> None:
 
 
 def _vanished_usage_stays(patch: Patch) -> None:
-    vanished = "DELETE FROM metronome.usage u USING reading r\nWHERE"
+    vanished = "DELETE FROM metronome.usage WHERE"
     _altered_sql(patch, vanished, f"{vanished} false AND")
 
 
