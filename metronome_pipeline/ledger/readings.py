@@ -248,8 +248,8 @@ SELECT %(pair_id)s, customer_id, metric_id, slicing, hours, began_at, %(run_id)s
 
 # OFFSET 0 makes Postgres look each reading's hours up by the index of what is staged, and of what is stored. The former
 # table is nearly always empty and the latter just filled, so it would choose to go through all of both for each step:
-# 19 s of a run of 17,000 pairs, and a fifth of a month's first reading. For the same reason rows that vanished are
-# deleted by their place.
+# 19 s of a run of 17,000 pairs, and 0.8 s of a month's first reading of 144,000 rows. For the same reason rows that
+# vanished are deleted by their place.
 _UNGROUPED = (
     """
 DELETE FROM metronome.usage WHERE ctid = ANY (ARRAY(
