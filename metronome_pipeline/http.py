@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
@@ -349,12 +350,17 @@ class Http:
 
 def user_agent(run_id: str) -> str:
     """The User-Agent of a session: the package, its version and the run, in letters that a header may have."""
-    try:
-        own = version("metronome-pipeline")
-    except PackageNotFoundError:
-        own = "0"
     run = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in run_id)
-    return f"metronome-pipeline/{own} (run {run})"
+    return f"metronome-pipeline/{_own_version()} (run {run})"
+
+
+@cache
+def _own_version() -> str:
+    # Once for a process: it is read from a file, by a parser of e-mails.
+    try:
+        return version("metronome-pipeline")
+    except PackageNotFoundError:
+        return "0"
 
 
 def _read(answer: Answer, decode: Callable[[bytes], T]) -> _Result[T] | Setback:

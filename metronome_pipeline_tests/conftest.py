@@ -4,6 +4,7 @@ One embedded server for each pytest process, so that ``pytest -n`` and two suite
 process, however that ends. Not here: sandboxes, and anything that one folder of tests needs alone.
 """
 
+import gc
 import logging
 import os
 import shutil
@@ -48,11 +49,19 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that no process is left alone with one at the end. Nothing rests on the order."""
     items.sort(key=lambda item: not any(name in item.nodeid for name in _LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """Nothing that stands now ever goes: the collector needs not look through it again and again."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +177,11 @@ def world_instance(postgres: EmbeddedPostgres, world_template: str) -> Iterator[
 
 @pytest.fixture
 def world(
-    sandbox_urls: tuple[str, str], postgres: EmbeddedPostgres, world_template: str, world_instance: dg.DagsterInstance
+    sandbox_urls: tuple[str, str],
+    postgres: EmbeddedPostgres,
+    world_template: str,
+    world_instance: dg.DagsterInstance,
+    tmp_path: Path,
 ) -> Iterator[World]:
     """An empty world: two accounts and a database of the test's own, under names that the one before has left."""
     metronome_url, solvimon_url = sandbox_urls
@@ -177,7 +190,7 @@ def world(
     metronome.call("PUT", "/_sandbox/store", {"settings": {"rate_limit": None}})
     solvimon.call("PUT", "/_sandbox/store", {})
     with _copy(postgres, world_template, _WORLD) as url, in_the_environment(url), set_defs_state_storage(None):
-        yield World(metronome, solvimon, url, world_instance)
+        yield World(metronome, solvimon, url, world_instance, folder=tmp_path)
         close_connections(world_instance)
 
 

@@ -6,10 +6,7 @@ tests of a pytest process; each test begins with empty accounts and a database o
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -99,13 +96,18 @@ class Recorded(dg.ExecuteInProcessResult):
 
 @dataclass
 class World:
-    """Everything that one test needs, with what stands in it made by the test."""
+    """Everything that one test needs, with what stands in it made by the test.
+
+    Attributes:
+        folder: For what runs in processes of their own leave behind when they are killed.
+    """
 
     metronome: Api
     solvimon: Api
     database_url: str
     instance: dg.DagsterInstance
     environment: dict[str, str] = field(default_factory=dict)
+    folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     has_products: bool = False
 
     # Arrange ---------------------------------------------------------------------------------------------------------
@@ -228,30 +230,6 @@ class World:
         }
         step = job.removeprefix("ingest_")
         return self.run(job, config={"ops": {step: {"config": config}}} if config else None, tags=tags, **variables)
-
-    def ingest_and_die(self, moment: str, first: int = 0, last: int = 7) -> None:
-        """The same in a process of its own, killed with SIGKILL at a moment (see ``dying_run``)."""
-        process = self.ingest_elsewhere(moment, first, last)
-        _, errors = process.communicate()
-        assert process.returncode == -signal.SIGKILL, errors.decode()[-2000:]
-
-    def ingest_elsewhere(self, moment: str = "never", first: int = 0, last: int = 7) -> "subprocess.Popen[bytes]":
-        """The same in a process of its own, which goes on when this returns. It ends with 0 if the run succeeded."""
-        spec = {
-            "moment": moment,
-            "database_url": self.database_url,
-            "metronome": (self.metronome.url, dict(self.metronome.headers)),
-            "solvimon": (self.solvimon.url, dict(self.solvimon.headers)),
-            "environment": self.environment,
-            "first": first,
-            "last": last,
-        }
-        return subprocess.Popen(
-            [sys.executable, "-m", "metronome_pipeline_tests.dying_run"],
-            env={**os.environ, "DYING_RUN": json.dumps(spec)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
 
     # Assert ----------------------------------------------------------------------------------------------------------
 

@@ -5,15 +5,16 @@ Here: the two accounts of one world, and their runs. Not here: whether the numbe
 
 import random
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
 import dagster as dg
 
-from metronome_pipeline_tests.chaos.running import Assignment, Run
 from metronome_pipeline_tests.chaos.servers import Postgres
+from metronome_pipeline_tests.elsewhere import Run, Work
 from metronome_pipeline_tests.world import START, Api, World
 
 HOURS = 12
@@ -38,7 +39,6 @@ class Account:
     """
 
     world: World
-    folder: Path
     draw: random.Random
     deduplicated: bool
     grouped: bool
@@ -73,8 +73,8 @@ class Account:
         environment["USAGE_START"] = (START + timedelta(hours=first_hour)).isoformat()
         if grouped:
             environment["GROUPED_USAGE_ENABLED"] = "true"
-        world = World(source, destination, database_url, cast("dg.DagsterInstance", None), environment)
-        account = cls(world, folder, draw, deduplicated, grouped, through, first_hour)
+        world = World(source, destination, database_url, cast("dg.DagsterInstance", None), environment, folder)
+        account = cls(world, draw, deduplicated, grouped, through, first_hour)
         keys = {"group_keys": [["region"]]} if grouped else {}
         for kind in ("SUM", "MAX", "COUNT"):
             account.metrics[kind] = world.metric(kind, name=kind, **keys)
@@ -121,19 +121,12 @@ class Account:
 
     def start(self, job: str | None = None) -> Run:
         """A run in a process of its own, of all hours unless it is an import."""
-        world = self.world
-        metronome, solvimon = self.through or (world.metronome.url, world.solvimon.url)
-        assignment = Assignment(
-            database_url=world.database_url,
-            metronome=(metronome, dict(world.metronome.headers)),
-            solvimon=(solvimon, dict(world.solvimon.headers)),
-            environment=dict(world.environment),
-            folder=self.folder,
-            job=job or self.job,
-            first=self.first_hour,
-            last=self.first_hour + HOURS - 1,
-        )
-        return Run.start(assignment)
+        last = self.first_hour + HOURS - 1
+        if job is None:
+            work: Work = partial(World.ingest, first=self.first_hour, last=last, job=self.job)
+        else:
+            work = partial(World.run, job=job)
+        return Run.start(self.world if self.through is None else _asking(self.world, self.through), work)
 
     # What changes ----------------------------------------------------------------------------------------------------
 
@@ -181,3 +174,10 @@ class Account:
         gone = self.draw.sample(self.transactions, min(count, len(self.transactions)))
         self.transactions = [each for each in self.transactions if each not in set(gone)]
         self.world.metronome.call("POST", "/_sandbox/events/remove", {"transaction_ids": gone})
+
+
+def _asking(world: World, through: tuple[str, str]) -> World:
+    metronome, solvimon = through
+    return replace(
+        world, metronome=replace(world.metronome, url=metronome), solvimon=replace(world.solvimon, url=solvimon)
+    )

@@ -20,9 +20,9 @@ from urllib.parse import parse_qs
 
 from metronome_pipeline_tests.chaos.account import Account
 from metronome_pipeline_tests.chaos.books import differences
-from metronome_pipeline_tests.chaos.running import Run
 from metronome_pipeline_tests.chaos.servers import Postgres
 from metronome_pipeline_tests.chaos.watching import LOOKS, POSTS, Facts, Watch, phase, watching
+from metronome_pipeline_tests.elsewhere import Run
 
 _POLL = 0.01
 

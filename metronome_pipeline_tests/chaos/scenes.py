@@ -17,9 +17,9 @@ from metronome_pipeline_tests.chaos.account import Account
 from metronome_pipeline_tests.chaos.books import differences
 from metronome_pipeline_tests.chaos.gate import Gate, gates
 from metronome_pipeline_tests.chaos.load import send_again_and_again
-from metronome_pipeline_tests.chaos.running import LONGEST, Run
 from metronome_pipeline_tests.chaos.servers import Postgres, Sandboxes
 from metronome_pipeline_tests.chaos.watching import Facts, watching
+from metronome_pipeline_tests.elsewhere import LONGEST, Run
 from metronome_pipeline_tests.simulation.long_run import quiet_libraries
 from metronome_pipeline_tests.simulation.postgres import Server
 

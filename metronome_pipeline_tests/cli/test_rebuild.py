@@ -16,6 +16,7 @@ from metronome_pipeline.ledger.plan import PLANNING_LOCK
 from metronome_pipeline.mapping.usage import canonical_properties, slice_of
 from metronome_pipeline.rebuilding import recovery
 from metronome_pipeline_tests.cli.commands import Command, command, variables
+from metronome_pipeline_tests.dying_run import Moment, ingest_and_die
 from metronome_pipeline_tests.world import START, World, failure
 
 INGEST = "POST /v1/events/ingest-batch"
@@ -443,7 +444,7 @@ def test_what_waited_in_a_backup_is_settled_by_what_solvimon_has(world: World) -
     customer, metric = world.customer(), world.metric()
     world.imported()
     world.use_hours(customer, metric, dict.fromkeys(range(4), 10))
-    world.ingest_and_die("before_sending")
+    ingest_and_die(world, Moment.BEFORE_SENDING)
     assert [state for *_, state in world.events()] == ["sending"] * 4
     with restored_from_now(world):
         world.use(customer, metric, 1, 3)
@@ -475,7 +476,7 @@ def test_a_deletion_that_waited_in_a_backup_is_found_done(world: World) -> None:
     world.use(customer, metric, 1, 10)
     ingest(world)
     world.metronome.call("POST", "/_sandbox/events/remove", {"transaction_ids": [falling]})
-    world.ingest_and_die("before_sending")
+    ingest_and_die(world, Moment.BEFORE_SENDING)
     assert len(world.events()) == 3
     with restored_from_now(world):
         ingest(world)
@@ -494,7 +495,7 @@ def test_what_was_planned_against_an_empty_ledger_gives_way(world: World) -> Non
     world.use_hours(customer, metric, {1: 5, 2: 6})
     foreign(world, customer, metric, 1, 5, "native-0000000001")
     # A run that came before the rebuild, and died between its plan and its first claim.
-    world.ingest_and_die("before_sending")
+    ingest_and_die(world, Moment.BEFORE_SENDING)
     world.sql("DELETE FROM ledger.claims")
     done = rebuild(world)
     assert done.status == 0, done.err

@@ -8,6 +8,7 @@ import pytest
 
 from metronome_pipeline.ledger import claims
 from metronome_pipeline.ledger.waiting import retry
+from metronome_pipeline_tests.dying_run import Moment, ingest_and_die, ingest_elsewhere
 from metronome_pipeline_tests.world import START, World, failure
 
 INGEST = "/v1/events/ingest-batch"
@@ -22,16 +23,16 @@ def account(world: World) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("deduplication", ["on", "off"])
-@pytest.mark.parametrize("moment", ["before_sending", "before_receipts"])
+@pytest.mark.parametrize("moment", Moment)
 def test_a_killed_run_is_finished_by_the_next_under_the_same_references(
-    world: World, account: tuple[str, str], moment: str, deduplication: str
+    world: World, account: tuple[str, str], moment: Moment, deduplication: str
 ) -> None:
     customer, metric = account
     world.solvimon.set(reference_idempotency=deduplication)
     if deduplication == "on":
         world.prove_deduplication()
     world.use_hours(customer, metric, dict.fromkeys(range(5), 10))
-    world.ingest_and_die(moment)
+    ingest_and_die(world, moment)
     assert [state for *_, state in world.events()] == ["sending"] * 5
     world.use(customer, metric, 1, 1)
     assert world.ingest().success
@@ -84,7 +85,7 @@ def test_a_duplicate_whose_original_differs_is_taken_as_it_is_and_the_difference
     customer, metric = account
     world.prove_deduplication()
     world.use(customer, metric, 1, 10)
-    world.ingest_and_die("before_sending")
+    ingest_and_die(world, Moment.BEFORE_SENDING)
     ((reference,),) = world.sql("SELECT reference FROM ledger.events")
     world.solvimon.call("POST", "/v1/events/ingest", _event(reference, customer, metric, "4"))
     assert world.ingest().success
@@ -152,7 +153,7 @@ def test_a_difference_that_another_runs_delivery_finds_is_planned_by_the_next_ru
     customer, metric = account
     world.prove_deduplication()
     world.use(customer, metric, 1, 10)
-    world.ingest_and_die("before_sending")
+    ingest_and_die(world, Moment.BEFORE_SENDING)
     ((reference,),) = world.sql("SELECT reference FROM ledger.events")
     world.solvimon.call("POST", "/v1/events/ingest", _event(reference, customer, metric, "4"))
     assert world.ingest(4, 7).success
@@ -165,7 +166,7 @@ def test_an_inactive_meter_costs_no_request_for_each_event_that_a_dead_run_left(
     customer, metric = account
     world.prove_deduplication()
     world.use_hours(customer, metric, dict.fromkeys(range(60), 1))
-    world.ingest_and_die("before_sending", 0, 59)
+    ingest_and_die(world, Moment.BEFORE_SENDING, 0, 59)
     world.solvimon.call("PATCH", f"/v1/meters/{metric}", {"status": "ARCHIVED"})
     world.solvimon.forget_requests()
     result = world.ingest(0, 59)
@@ -179,7 +180,7 @@ def test_trust_in_deduplication_ages_from_the_first_attempt(world: World, accoun
     customer, metric = account
     world.prove_deduplication()
     world.use(customer, metric, 1, 10)
-    world.ingest_and_die("before_receipts")
+    ingest_and_die(world, Moment.BEFORE_RECEIPTS)
     first_attempt = world.sql("SELECT claimed_at FROM ledger.claims")
     world.solvimon.faults({"path": INGEST, "method": "POST", "kind": "status_401", "rate": 1})
     assert not world.ingest().success
@@ -189,7 +190,7 @@ def test_trust_in_deduplication_ages_from_the_first_attempt(world: World, accoun
 def test_a_run_whose_claim_was_taken_over_writes_nothing_down(world: World, account: tuple[str, str]) -> None:
     customer, metric = account
     world.use(customer, metric, 1, 10)
-    world.ingest_and_die("before_sending")
+    ingest_and_die(world, Moment.BEFORE_SENDING)
     with psycopg.connect(world.database_url) as connection:
         taken = claims.claim_left_behind(connection, 1, "the next run")
         assert taken is not None
@@ -219,10 +220,8 @@ def test_two_runs_of_the_same_hours_at_once_send_each_event_once(world: World, a
     world.solvimon.set(reference_idempotency="off")
     world.use_hours(customer, metric, dict.fromkeys(range(60), 10))
     world.solvimon.faults({"path": INGEST, "method": "POST", "kind": "slow", "rate": 1, "seconds": 0.2})
-    runs = [world.ingest_elsewhere("never", 0, 59) for _ in range(2)]
-    for run in runs:
-        _, errors = run.communicate()
-        assert run.returncode == 0, errors.decode()[-2000:]
+    runs = [ingest_elsewhere(world, 0, 59) for _ in range(2)]
+    assert [run.end() for run in runs] == [None, None]
     assert len(world.stored_events()) == 60
     assert sum(world.counted(customer, metric).values()) == 600
 

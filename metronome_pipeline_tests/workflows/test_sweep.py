@@ -1,10 +1,6 @@
 """Sweeps, through real runs: what changed after it was billed is found, corrected, and counted in requests."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Mapping
 from datetime import timedelta
@@ -20,6 +16,7 @@ from metronome_pipeline import http
 from metronome_pipeline.automation import findings
 from metronome_pipeline.retries import RetryPolicy
 from metronome_pipeline.workflows.sweep import SWEEP_LOCK
+from metronome_pipeline_tests.workflows.dying_sweep import sweep_and_die
 from metronome_pipeline_tests.world import START, World, failure, metadata, partition, partitions_of
 
 DAY = 24
@@ -342,20 +339,7 @@ def assert_all_corrected(world: World, customers: list[str], metric: str) -> Non
 
 def test_a_sweep_that_was_killed_goes_on_with_its_window_and_asks_only_the_rest(world: World) -> None:
     customers, metric = several(world)
-    spec = {
-        "walks": 5,
-        "database_url": world.database_url,
-        "metronome": (world.metronome.url, dict(world.metronome.headers)),
-        "solvimon": (world.solvimon.url, dict(world.solvimon.headers)),
-        "environment": world.environment,
-    }
-    killed = subprocess.run(
-        [sys.executable, "-m", "metronome_pipeline_tests.workflows.dying_sweep"],
-        env={**os.environ, "DYING_SWEEP": json.dumps(spec)},
-        capture_output=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    sweep_and_die(world, walks=5)
     done = world.sql("SELECT count(*) FROM ledger.sweep_pairs WHERE done_at IS NOT NULL")[0][0]
     assert 1 <= done <= 5
     # The next morning, but less than a day later.
