@@ -405,7 +405,8 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
     texts: list[str] = []
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error:
-            texts.append(event.step_failure_data.error.message)
+            error = event.step_failure_data.error
+            texts += [error.message, error.cause.message if error.cause else ""]
             data = event.step_failure_data.user_failure_data
             texts.append(data.description or "" if data else "")
     return " ".join(texts)

@@ -77,10 +77,14 @@ async def due_period_usage(session: Session, settings: Settings) -> tuple[Due, l
 
 async def _due(session: Session, settings: Settings, is_own: Callable[[str], bool]) -> tuple[Due, list[RefusedMetric]]:
     pair_id = session.pair.pair_id
-    customers = await session.database.run(lambda c: accounts.known_customers(c, pair_id))
-    metrics = await session.database.run(lambda c: accounts.known_metrics(c, pair_id))
-    billed = await session.database.run(lambda c: imports.calculation_ids(c, pair_id))
-    reasons = await session.database.run(lambda c: imports.reasons_of_meters(c, pair_id))
+    customers, metrics, billed, reasons = await session.database.run(
+        lambda c: (
+            accounts.known_customers(c, pair_id),
+            accounts.known_metrics(c, pair_id),
+            imports.calculation_ids(c, pair_id),
+            imports.reasons_of_meters(c, pair_id),
+        )
+    )
     due: list[BilledMetric] = []
     refused: list[RefusedMetric] = []
     for metric in metrics:
