@@ -275,7 +275,7 @@ def _stale(here: Here, workflow: Workflow, due: Sequence[str], unit: str) -> Ite
         key=f"stale {workflow.name}",
         kind=Kind.stale_usage,
         what=f"{counted(len(missing), f'closed {unit}')} of {asset} {'is' if len(missing) == 1 else 'are'} not "
-        f"ingested, {here.settings.alert_stale_hours} hours after closing.",
+        f"ingested, {counted(here.settings.alert_stale_hours, 'hour')} after closing.",
         state=f"{len(missing)} {missing[-1]}",
         to_do="See why the runs of this workflow fail, wait in the queue, or are not requested: the schedule may be "
         "off. Missing ones are requested by the schedule, or by a backfill in Dagster.",

@@ -120,7 +120,7 @@ def _unsettled(connection: Connection, pair_id: int, page: str, unsettled_for: t
             key="unsettled",
             kind=Kind.unsettled,
             what=f"{counted(hours, 'hour')} of usage differ{'s' if hours == 1 else ''} from what Solvimon was told, "
-            f"for over {unsettled_for / timedelta(hours=1):g} hours.",
+            f"for over {counted(unsettled_for // timedelta(hours=1), 'hour')}.",
             state=f"{hours} {newest}",
             to_do="Every run of the workflow plans these hours first: see whether its last run failed, and why. They "
             "wait for no quarantined event and no brake.",

@@ -249,7 +249,7 @@ def test_people_are_told_of_their_own_account_only(two: Two, receiver: Hook) -> 
     two.acme.at(START + 12 * HOUR)
     events = "acme/solvimon/usage_events"
     assert told(two.acme, receiver) == [
-        f"[sandbox acme] Stale usage: 2 closed hours of {events} are not ingested, 1 hours after closing.",
+        f"[sandbox acme] Stale usage: 2 closed hours of {events} are not ingested, 1 hour after closing.",
         f"[sandbox acme] Run failure: Run {never_began[:8]} of acme/solvimon/products failed.",
         f"[sandbox acme] Run failure: Run {failed.run_id[:8]} of import_customers failed.",
         "[sandbox acme] Red check: Every metric is billed: not so for acme/metronome/usage.",
