@@ -49,6 +49,7 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Until all tests are collected: what is imported meanwhile stays.
     gc.disable()
 
 
@@ -58,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Nothing that stands now ever goes: the collector needs not look through it again and again."""
+    """What stands now stays to the end, so the collector need not look through it again and again."""
     gc.enable()
     gc.collect()
     gc.freeze()
