@@ -2,11 +2,13 @@
 
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import psycopg
 import pytest
 
 from metronome_pipeline.ledger import claims
+from metronome_pipeline.ledger.shelf import Shelf
 from metronome_pipeline.ledger.waiting import retry
 from metronome_pipeline_tests.dying_run import Moment, ingest_and_die, ingest_elsewhere
 from metronome_pipeline_tests.world import START, World, failure
@@ -224,6 +226,29 @@ def test_two_runs_of_the_same_hours_at_once_send_each_event_once(world: World, a
     assert [run.end() for run in runs] == [None, None]
     assert len(world.stored_events()) == 60
     assert sum(world.counted(customer, metric).values()) == 600
+
+
+def test_a_run_that_read_before_another_and_plans_after_it_takes_nothing_back(
+    world: World, account: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer, metric = account
+    world.use(customer, metric, 1, 10)
+    store = Shelf.store
+    overtaken: list[str | None] = []
+
+    async def store_once_overtaken(shelf: Shelf, *arguments: Any, **named: Any) -> Any:
+        if shelf._waiting and not overtaken:
+            world.use(customer, metric, 1, 5)
+            world.use(customer, metric, 2, 3)
+            overtaken.append(ingest_elsewhere(world, 0, 7).end())
+        return await store(shelf, *arguments, **named)
+
+    monkeypatch.setattr(Shelf, "store", store_once_overtaken)
+    result = world.ingest()
+    assert result.success, failure(result)
+    assert overtaken == [None], "the other run came to its end while this one had read and not stored"
+    assert world.events() == [("usage", 0, Decimal(15), "delivered"), ("usage", 0, Decimal(3), "delivered")]
+    assert world.counted(customer, metric) == {1: 15, 2: 3}
 
 
 @pytest.mark.parametrize("status", ["status_401", "status_403"])
