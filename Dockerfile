@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # One image for the code server, for Dagster's webserver and daemon (deploy/compose.yaml), and for runs.
 
 ARG PYTHON=3.13
@@ -14,9 +13,11 @@ COPY metronome_pipeline metronome_pipeline
 # More libraries of Dagster's, for where it shall start runs: dagster-k8s==… for Kubernetes. See docs/deployment.md.
 ARG LIBRARIES=""
 # The lock constrains and does not list, so that what only the tests need stays out.
+# The bytecode stays: who runs this may not write it, and each run and health check would compile everything again.
 # hadolint ignore=SC2086
 RUN pip install --constraint requirements.lock ".[telemetry]" ${LIBRARIES} \
- && find /opt/venv -name __pycache__ -prune -exec rm -rf {} +
+ && find /opt/venv -type d -name tests -prune -exec rm -rf {} + \
+ && pip uninstall --yes pip
 
 FROM python:${PYTHON}-slim
 RUN groupadd --gid 10001 dagster \

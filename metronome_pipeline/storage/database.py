@@ -49,16 +49,22 @@ class Database:
             connections: The most transactions at a time.
 
         Raises:
-            DatabaseUnavailable: No connection could be made.
+            DatabaseUnavailable: No connection could be made, or the database can't hold every text.
             ValueError: The URL is not one of Postgres.
         """
         parsed = _parsed(psycopg_url(url))
         self._place = _place(parsed)
         # What the URL says itself wins over these.
         defaults = {"application_name": application_name, "connect_timeout": _CONNECT_SECONDS, **_KEEPALIVE}
-        self._parameters: dict[str, Any] = {**defaults, **parsed}
-        with self._reaching():
-            psycopg.connect(**self._parameters).close()
+        self._parameters: dict[str, Any] = {**defaults, **parsed, "client_encoding": "UTF8"}
+        with self._reaching(), psycopg.connect(**self._parameters) as connection:
+            encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            # SQL_ASCII gives back bytes instead of text, and any other lacks letters that names have.
+            raise DatabaseUnavailable(
+                f"{self._place} keeps text as {encoding}, which not every name can be written in: make another with "
+                "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and name it in DAGSTER_POSTGRES_URL."
+            )
         self._pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
             kwargs=self._parameters,
             # None is kept in reserve and one thread makes new ones, so an idle pool holds what was last needed at most.

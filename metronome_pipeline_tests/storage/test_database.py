@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
 from metronome_pipeline.settings import PostgresSettings
@@ -307,6 +309,26 @@ def test_a_url_that_can_not_be_read_is_refused_without_repeating_it(url: str) ->
 def test_a_database_that_does_not_exist_is_named(database_url: str) -> None:
     with pytest.raises(DatabaseUnavailable, match='database "nowhere" does not exist'):
         Database(re.sub(r"/test_\d+", "/nowhere", database_url))
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_can_not_hold_every_name_is_refused(database_url: str, encoding: str) -> None:
+    name = f"other_{uuid.uuid4().hex}"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+        try:
+            with pytest.raises(DatabaseUnavailable, match=f"{name}, keeps text as {encoding}.*ENCODING 'UTF8'"):
+                Database(database_url.replace(str(conninfo_to_dict(database_url)["dbname"]), name))
+        finally:
+            connection.execute(f"DROP DATABASE {name}")
+
+
+def test_what_the_environment_says_of_the_encoding_does_not_matter(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    with Database(database_url) as database, database.transaction() as connection:
+        assert connection.execute("SELECT '顧客 Ω'").fetchone() == ("顧客 Ω",)
 
 
 def test_the_database_is_the_one_that_is_set() -> None:
