@@ -21,6 +21,9 @@ from metronome_pipeline.settings import PostgresSettings, psycopg_url
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 10
+_MAKE_ANOTHER = (
+    "make another with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and set DAGSTER_POSTGRES_URL to it."
+)
 
 # A machine that vanishes leaves its connections, and their locks, until the other side notices: in a minute instead of
 # the two hours that systems have by default. The first set is libpq's (we notice), the second the server's.
@@ -61,10 +64,10 @@ class Database:
             encoding = connection.info.parameter_status("server_encoding")
         if encoding != "UTF8":
             # SQL_ASCII gives back bytes instead of text, and any other lacks letters that names have.
-            raise DatabaseUnavailable(
-                f"{self._place} keeps text as {encoding}, which not every name can be written in: make another with "
-                "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and name it in DAGSTER_POSTGRES_URL."
+            sentence = (
+                f"{self._place} keeps text as {encoding}, which not every name can be written in: {_MAKE_ANOTHER}"
             )
+            raise DatabaseUnavailable(sentence)
         self._pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
             kwargs=self._parameters,
             # None is kept in reserve and one thread makes new ones, so an idle pool holds what was last needed at most.
