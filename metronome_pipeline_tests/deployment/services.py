@@ -29,6 +29,8 @@ PATIENCE = 240.0
 UNDER_WAY = frozenset({"QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"})
 Launcher = Mapping[str, Any]
 """``run_launcher`` of ``dagster.yaml``."""
+Storage = Mapping[str, Any]
+"""``storage`` of ``dagster.yaml``."""
 DAGSTER = (sys.executable, "-m", "dagster")
 WEBSERVER = (sys.executable, "-m", "dagster_webserver")
 DAEMON = (sys.executable, "-m", "dagster._daemon")
@@ -162,18 +164,21 @@ class Deployment:
 
 
 @contextmanager
-def deployment(folder: Path, world: World, launcher: Launcher | None, **variables: str) -> Iterator[Deployment]:
+def deployment(
+    folder: Path, world: World, launcher: Launcher | None, storage: Storage | None = None, **variables: str
+) -> Iterator[Deployment]:
     """Services for a world, with the project's own ``dagster.yaml``; they end with the block.
 
     Args:
         folder: In which each service gets its home.
         world: Whose accounts and whose database.
         launcher: What starts runs; None for Dagster's own default, in which the code server runs them.
+        storage: Where Dagster keeps its own state; None for the project's.
         variables: Settings other than the world's, and what else the services find in their environment.
     """
     code, web = free_port(), free_port()
     environment = _environment(world, variables)
-    opened = Deployment(folder, environment, _instance(launcher), f"http://127.0.0.1:{web}", code)
+    opened = Deployment(folder, environment, _instance(launcher, storage), f"http://127.0.0.1:{web}", code)
     try:
         opened.start("code", *DAGSTER, "api", "grpc", "--port", str(code), "--module-name", MODULE)
         opened.wait_for("the code server", lambda: is_healthy(code), every=1)
@@ -185,7 +190,7 @@ def deployment(folder: Path, world: World, launcher: Launcher | None, **variable
         opened.end()
 
 
-def process_for_each_run(folder: Path) -> Launcher:
+def process_for_each_run(folder: Path, storage: Storage | None = None) -> Launcher:
     """A process and a home for each run, as Kubernetes and Docker have a container."""
     workers = folder / "workers"
     launcher = {
@@ -194,7 +199,7 @@ def process_for_each_run(folder: Path) -> Launcher:
         "config": {"homes": str(workers)},
     }
     workers.mkdir()
-    (workers / "dagster.yaml").write_text(_instance(launcher), encoding="utf-8")
+    (workers / "dagster.yaml").write_text(_instance(launcher, storage), encoding="utf-8")
     return launcher
 
 
@@ -212,12 +217,14 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def _instance(launcher: Launcher | None) -> str:
+def _instance(launcher: Launcher | None, storage: Storage | None) -> str:
     """The project's ``dagster.yaml``, which looks after runs every few seconds instead of every minute."""
     instance = yaml.safe_load((ROOT / "dagster.yaml").read_text(encoding="utf-8"))
     instance["run_monitoring"]["poll_interval_seconds"] = 2
     if launcher is not None:
         instance["run_launcher"] = dict(launcher)
+    if storage is not None:
+        instance["storage"] = dict(storage)
     return str(yaml.safe_dump(instance))
 
 

@@ -118,24 +118,39 @@ def test_the_workspace_is_the_one_that_compose_serves() -> None:
     assert origin.location_name == _yaml("workspace.yaml")["load_from"][0]["python_module"]["location_name"]
 
 
-def test_kubernetes_limits_and_retries_as_the_instance_file_does() -> None:
+def test_kubernetes_queues_limits_and_retries_as_the_instance_file_does() -> None:
     instance, values = _yaml("dagster.yaml"), _yaml("deploy/helm-values.yaml")
     daemon = values["dagsterDaemon"]
-    assert values["additionalInstanceConfig"]["concurrency"] == instance["concurrency"]
-    # In both places Dagster would refuse to start.
-    assert daemon["runCoordinator"] == {"enabled": False}
-    assert daemon["runRetries"] == {
-        "enabled": True,
-        "maxRetries": instance["run_retries"]["max_retries"],
-        "retryOnAssetOrOpFailure": False,
+    # Disabled, the chart launches each run at once; with limits of its own, it refuses those of `concurrency`.
+    assert daemon["runCoordinator"] == {"enabled": True, "type": "QueuedRunCoordinator"}
+    assert values["concurrency"] == {"enabled": True, **_camel(instance["concurrency"])}
+    of_the_daemon = ("run_retries", "run_monitoring", "sensors", "schedules", "backfills")
+    for key, asked in _camel({key: instance[key] for key in of_the_daemon}).items():
+        assert daemon[key].items() >= asked.items(), key
+    assert values["additionalInstanceConfig"] == {key: instance[key] for key in ("freshness", "nux")}
+    assert values["telemetry"] == instance["telemetry"]
+    assert values["pythonLogs"] == _camel(instance["python_logs"])
+
+
+def _camel(value: Any) -> Any:
+    """Dagster's keys as its chart spells them."""
+    if isinstance(value, list):
+        return [_camel(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    words = {key: key.split("_") for key in value}
+    return {
+        first + "".join(word.capitalize() for word in others): _camel(value[key])
+        for key, (first, *others) in words.items()
     }
-    for key, value in instance["run_monitoring"].items():
-        assert daemon["runMonitoring"].get(_camel(key), value) == value
 
 
-def _camel(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(word.capitalize() for word in others)
+def test_runs_on_kubernetes_have_no_more_rights_than_the_code_server() -> None:
+    values = _yaml("deploy/helm-values.yaml")
+    (deployed,) = values[_CODE]["deployments"]
+    launcher = values["runLauncher"]["config"]["k8sRunLauncher"]
+    assert launcher["securityContext"] == deployed["securityContext"]
+    assert launcher["runK8sConfig"]["podSpecConfig"]["securityContext"] == deployed["podSecurityContext"]
 
 
 def test_the_versions_that_are_named_are_the_locked_ones() -> None:
