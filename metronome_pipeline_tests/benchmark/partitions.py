@@ -75,14 +75,24 @@ def main(years: int) -> None:
         try:
             variables = _variables(server.url, start, home)
             _materialize(variables, server.url, start, end)
+            # Dagster keeps what it has counted of an asset's partitions, in Postgres: who looks first, after all these
+            # years, waits for all of it, and who looks first after a restart does not.
             with _webserver(variables, home) as url:
-                hours = int((end - start) / timedelta(hours=1))
-                _show(url, f"{years} years of hours: {hours:,} partitions of each asset", end)
+                never = _answers(url, end, rounds=1)
+            with _webserver(variables, home) as url:
+                restarted = _answers(url, end, rounds=_ROUNDS)
         finally:
             server.stop()
+    hours = int((end - start) / timedelta(hours=1))
+    show_table(
+        f"{years} years of hours: {hours:,} partitions of each asset",
+        ("", "never looked at before, s", "first after a restart, s", "median, s"),
+        [(name, f"{never[name][0]:.2f}", f"{took[0]:.2f}", f"{median(took):.2f}") for name, took in restarted.items()],
+    )
 
 
-def _show(url: str, title: str, end: datetime) -> None:
+def _answers(url: str, end: datetime, rounds: int) -> dict[str, list[float]]:
+    """Seconds that each question took, time after time."""
     keys = [{"path": list(asset)} for asset in _ASSETS]
     schedule = {**_CODE, "scheduleName": "hourly_usage"}
     questions: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -90,11 +100,9 @@ def _show(url: str, title: str, end: datetime) -> None:
         "the backfill dialog": (_DIALOG, {"keys": keys}),
         "the schedule's tick": (_TICK, {"schedule": schedule, "at": (end + timedelta(hours=25)).timestamp()}),
     }
-    rows = []
-    for name, (query, variables) in questions.items():
-        took = [_seconds(url, query, variables) for _ in range(_ROUNDS)]
-        rows.append((name, f"{took[0]:.2f}", f"{median(took):.2f}"))
-    show_table(title, ("", "first time, s", "median, s"), rows)
+    return {
+        name: [_seconds(url, query, variables) for _ in range(rounds)] for name, (query, variables) in questions.items()
+    }
 
 
 def _seconds(url: str, query: str, variables: Mapping[str, Any]) -> float:
