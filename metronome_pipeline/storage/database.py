@@ -62,8 +62,8 @@ class Database:
         self._parameters: dict[str, Any] = {**defaults, **parsed, "client_encoding": "UTF8"}
         with self._reaching(), psycopg.connect(**self._parameters) as connection:
             encoding = connection.info.parameter_status("server_encoding")
-        if encoding != "UTF8":
-            # SQL_ASCII gives back bytes instead of text, and any other lacks letters that names have.
+        if encoding not in ("UTF8", None):
+            # SQL_ASCII lets through what is no text, any other lacks letters that names have; some poolers don't tell.
             sentence = (
                 f"{self._place} keeps text as {encoding}, which not every name can be written in: {_MAKE_ANOTHER}"
             )
