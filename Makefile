@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test browser-test chromium deployment-test container-test bench simulate chaos lint format types lock audit clean
+.PHONY: help demo dev test browser-test chromium deployment-test container-test chart-test bench simulate chaos lint format types lock audit clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -46,6 +46,10 @@ deployment-test: $(READY) ## Run Dagster as a deployment does: services and work
 container-test: $(READY) ## Build the image and use deploy/compose.yaml in Docker, as docs/deployment.md does
 	@docker compose version > /dev/null || { echo "It needs Docker with Compose 2.24 or later." >&2; exit 1; }
 	@$(BIN)/python -m pytest -n 0 metronome_pipeline_tests/deployment/in_containers.py
+
+chart-test: $(READY) ## Render the values for Dagster's Helm chart, with Helm and the chart, and have Dagster read them
+	@helm version > /dev/null || { echo "It needs Helm." >&2; exit 1; }
+	@$(BIN)/python -m pytest -n 0 metronome_pipeline_tests/deployment/with_helm.py
 
 BENCHMARK = $(BIN)/python -m metronome_pipeline_tests.benchmark
 bench: $(READY) ## Measure this project and what people would use instead, side by side, for the better part of an hour
